@@ -17,7 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gruengine.errors import InvalidInputError
 from gruengine.reference_activations import ACTIVATIONS, SIGMOID, TANH, Activation, Array
+from gruengine.reference_checks import (
+    GATES,
+    check_attributes,
+    check_lengths,
+    check_lstm_only,
+    shaped,
+)
 
 # -- cells ----------------------------------------------------------------------------------------
 
@@ -182,7 +190,6 @@ def gru_step(
 
 # -- the Recurrent operator -----------------------------------------------------------------------
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 DEFAULT_ACTIVATIONS = {
     "rnn": ("Tanh",),
     "lstm": ("Sigmoid", "Tanh", "Tanh"),
@@ -240,28 +247,30 @@ def recurrent(
 
     Raises
     ------
-    ValueError
+    InvalidInputError
         If a shape, a length or an attribute does not fit.
     """
     D = 2 if direction == "bidirectional" else 1
     x, W, R = (np.asarray(a, np.float64) for a in (x, W, R))
     H, K = hidden_size, R.shape[-1]
-    _check_attributes(cell, direction, reset, update, clip)
+    check_attributes(cell, direction, reset, update, clip)
     if x.ndim != 3:
-        raise ValueError(f"Recurrent: X has shape {x.shape}; it must be [T, N, I]")
-    T, N, I = x.shape
+        raise InvalidInputError(f"Recurrent: X has shape {x.shape}; it must be [T, N, I]")
+    T, N = x.shape[:2]
     G = GATES[cell]
-    _check_lstm_only(cell, initial_c=initial_c, P=P, projection=projection)
+    check_lstm_only(cell, initial_c=initial_c, P=P, projection=projection)
     if projection is None and K != H:
-        raise ValueError(f"Recurrent: R has {K} columns; without a projection it must have {H}")
-    _shaped("W", W, (D, G * H, I))
-    _shaped("R", R, (D, G * H, K))
-    B = _shaped("B", B, (D, 2 * G * H))
-    h0 = _shaped("initial_h", initial_h, (D, N, K))
-    c0 = _shaped("initial_c", initial_c, (D, N, H))
-    peepholes = None if P is None else _shaped("P", P, (D, 3 * H))
-    proj = None if projection is None else _shaped("projection", projection, (D, K, H))
-    ends = _check_lengths(lengths, T, N)
+        raise InvalidInputError(
+            f"Recurrent: R has {K} columns; without a projection it must have {H}"
+        )
+    shaped("W", W, (D, G * H, x.shape[2]))
+    shaped("R", R, (D, G * H, K))
+    B = shaped("B", B, (D, 2 * G * H))
+    h0 = shaped("initial_h", initial_h, (D, N, K))
+    c0 = shaped("initial_c", initial_c, (D, N, H))
+    peepholes = None if P is None else shaped("P", P, (D, 3 * H))
+    proj = None if projection is None else shaped("projection", projection, (D, K, H))
+    ends = check_lengths(lengths, T, N)
     acts = _activations(cell, D, activations, activation_alpha, activation_beta)
 
     Y = np.zeros((T, D, N, K))
@@ -328,51 +337,6 @@ def _run_direction(
     return Y, h, c
 
 
-# -- checks ---------------------------------------------------------------------------------------
-
-
-def _check_attributes(cell: str, direction: str, reset: str, update: str, clip: float) -> None:
-    allowed = {
-        "cell": (cell, tuple(GATES)),
-        "direction": (direction, ("forward", "reverse", "bidirectional")),
-        "reset": (reset, ("after", "before")),
-        "update": (update, ("keep", "take")),
-    }
-    for name, (value, choices) in allowed.items():
-        if value not in choices:
-            raise ValueError(f"Recurrent: {name} is {value!r}; it must be one of {choices}")
-    if not 0 <= clip < np.inf:
-        raise ValueError(f"Recurrent: clip is {clip}; it must be finite and not negative")
-
-
-def _check_lstm_only(cell: str, **inputs: Array | None) -> None:
-    for name, value in inputs.items():
-        if cell != "lstm" and value is not None:
-            raise ValueError(f"Recurrent: cell {cell!r} was given {name}; only 'lstm' has it")
-
-
-def _shaped(name: str, value: Array | None, shape: tuple[int, ...]) -> Array:
-    """Return ``value`` in float64 (zeros if absent) after checking its shape."""
-    if value is None:
-        return np.zeros(shape)
-    if np.shape(value) != shape:
-        raise ValueError(f"Recurrent: {name} has shape {np.shape(value)}; it must be {shape}")
-    return np.asarray(value, np.float64)
-
-
-def _check_lengths(lengths: Array | None, T: int, N: int) -> Array:
-    if lengths is None:
-        return np.full(N, T)
-    ends = np.asarray(lengths)
-    if ends.shape != (N,) or ends.dtype.kind not in "iu":
-        raise ValueError(
-            f"Recurrent: lengths are {ends.dtype} of shape {ends.shape}; they must be {N} integers"
-        )
-    if N and (ends.min() < 0 or ends.max() > T):
-        raise ValueError(f"Recurrent: lengths are {ends.tolist()}; each must be from 0 to {T}")
-    return ends
-
-
 def _activations(
     cell: str,
     D: int,
@@ -387,14 +351,14 @@ def _activations(
     alpha = [0.0] * count if alpha is None else alpha
     beta = [0.0] * count if beta is None else beta
     if not len(names) == len(alpha) == len(beta) == count:
-        raise ValueError(
+        raise InvalidInputError(
             f"Recurrent: {len(names)} activations, {len(alpha)} alphas, {len(beta)} betas; "
             f"a cell {cell!r} with {D} direction(s) needs {count} of each"
         )
     for name in names:
         if name not in ACTIVATIONS:
-            raise ValueError(
+            raise InvalidInputError(
                 f"Recurrent: activation is {name!r}; it must be one of {tuple(ACTIVATIONS)}"
             )
-    flat = [Activation(n, a, b) for n, a, b in zip(names, alpha, beta)]
+    flat = [Activation(n, a, b) for n, a, b in zip(names, alpha, beta, strict=True)]
     return [flat[d * per_direction : (d + 1) * per_direction] for d in range(D)]
