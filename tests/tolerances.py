@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""The budgets of all comparisons of numbers, in one place, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Budget(NamedTuple):
+    """How far a number may be from what an oracle says: ``atol + rtol * |expected|``."""
+
+    rtol: float
+    atol: float
+
+
+# Both sides compute in float64 and differ in the order of their sums.
+FLOAT64 = Budget(rtol=1e-11, atol=1e-12)
+# The oracle computes in float32, with its own approximations of exp and tanh, over a few steps.
+ORT_RECURRENT = Budget(rtol=2e-5, atol=2e-5)
+# The same for one operator of the graph.
+ORT_OPERATOR = Budget(rtol=5e-6, atol=5e-6)
+
+
+def assert_close(actual: npt.ArrayLike, expected: npt.ArrayLike, budget: Budget) -> None:
+    """Fail unless shapes are equal and each element is within ``budget``; NaN equals NaN."""
+    a: npt.NDArray[Any] = np.asarray(actual)
+    e: npt.NDArray[Any] = np.asarray(expected)
+    assert a.shape == e.shape, f"shape {a.shape}; expected {e.shape}"
+    np.testing.assert_allclose(a, e, rtol=budget.rtol, atol=budget.atol)
