@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: MIT
+"""A pickle reader that only reads: it imports nothing and calls nothing that the file names.
+
+The result is a tree of plain values, ``Items``, ``Mapping``, ``Global`` (a name) and ``Stub`` (an
+object that was not made). Only the opcodes that pickle protocol 2 needs for such trees are known;
+``REDUCE`` works from the caller's table alone. Depth, stack, memo and work are bounded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gruengine.errors import ModelFileError
+
+MAX_OPCODES = 2_000_000
+MAX_CONTAINERS = 500_000
+MAX_MEMO = 1_000_000
+MAX_STACK = 10_000
+MAX_DEPTH = 100
+MAX_GLOBAL = 256
+
+
+@dataclass(frozen=True)
+class Global:
+    """The name of a class or function: nothing was imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Items(list[Any]):
+    """A pickled list, or a tuple if ``fixed``."""
+
+    __slots__ = ("depth", "fixed", "sealed")
+
+    def __init__(self, values: list[Any], *, fixed: bool) -> None:
+        super().__init__(values)
+        self.fixed = fixed
+        self.depth = 0
+        self.sealed = False
+
+
+class Mapping(dict[Any, Any]):
+    """A pickled dict or OrderedDict; its keys are str, int, float, bool or None."""
+
+    __slots__ = ("depth", "sealed")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+        self.sealed = False
+
+
+class Stub:
+    """An object that was not made: its class by name, its arguments, its state."""
+
+    __slots__ = ("args", "cls", "depth", "sealed", "state")
+
+    def __init__(self, cls: Global, args: Items) -> None:
+        self.cls = cls
+        self.args = args
+        self.state: Any = None
+        self.depth = 0
+        self.sealed = False
+
+
+#: What a REDUCE of a known global gives: called with the arguments, never with code of the file.
+Rebuild = Callable[[Items], Any]
+_CONTAINERS = (Items, Mapping, Stub)
+_KEYS = (str, int, float, bool, type(None))
+
+
+class _Mark:
+    """The one value that separates items on the stack."""
+
+
+_MARK = _Mark()
+
+
+class Unpickler:
+    """Read one pickle from ``data``.
+
+    Parameters
+    ----------
+    data : memoryview
+        Bytes that hold the pickle, and perhaps more after it.
+    rebuild : dict of Global to callable
+        What REDUCE may do: pure functions of this package from the arguments to a value.
+    persistent : callable or None
+        What a persistent id stands for; None: the file may have none.
+
+    Attributes
+    ----------
+    position : int
+        After ``load``: where the pickle ends.
+    """
+
+    def __init__(
+        self,
+        data: memoryview,
+        rebuild: dict[Global, Rebuild],
+        persistent: Rebuild | None = None,
+    ) -> None:
+        self.position = 0
+        self._data = data
+        self._rebuild = rebuild
+        self._persistent = persistent
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+        self._containers = 0
+
+    def load(self) -> Any:
+        """Return the object of the pickle.
+
+        Raises
+        ------
+        ModelFileError
+            An opcode outside the list, a REDUCE outside the table, a broken or oversized pickle.
+        """
+        if bytes(self._data[:2]) != b"\x80\x02":
+            raise ModelFileError(
+                f"a pickle must begin with protocol 2, as torch.save writes it; "
+                f"this begins with {bytes(self._data[:2])!r}"
+            )
+        self.position = 2
+        for _ in range(MAX_OPCODES):
+            code = self._take(1)[0]
+            if code == ord("."):
+                if len(self._stack) != 1 or self._marks:
+                    raise self._error(f"it ends with {len(self._stack)} values; one is needed")
+                return self._pop()
+            action = _ACTIONS.get(code)
+            if action is None:
+                raise self._error(
+                    f"opcode {bytes([code])!r} is not allowed; allowed are those of tensors, "
+                    "numbers, texts, lists and dicts in protocol 2"
+                )
+            action(self)
+        raise self._error(f"it has more than {MAX_OPCODES} opcodes")
+
+    def _error(self, what: str) -> ModelFileError:
+        return ModelFileError(f"pickle, before byte {self.position}: {what}")
+
+    # -- bytes ------------------------------------------------------------------------------------
+
+    def _take(self, size: int) -> memoryview:
+        if size > len(self._data) - self.position:
+            raise self._error(f"it is cut off: {size} more bytes are needed")
+        self.position += size
+        return self._data[self.position - size : self.position]
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack("<" + form, self._take(struct.calcsize("<" + form)))[0]
+
+    def _text(self, size: int) -> None:
+        try:
+            self._push(str(self._take(size), "utf-8"))
+        except UnicodeDecodeError:
+            raise self._error("a text that is not UTF-8") from None
+
+    def _line(self) -> str:
+        window = bytes(self._data[self.position : self.position + MAX_GLOBAL])
+        size = window.find(b"\n")
+        text = window[: max(size, 0)].decode("latin-1")
+        if not all(part.isidentifier() and part.isascii() for part in text.split(".")):
+            raise self._error(
+                f"the name {window[:40]!r}; a name has dotted identifiers, a line feed at its end "
+                f"and at most {MAX_GLOBAL} characters"
+            )
+        self.position += size + 1
+        return text
+
+    # -- stack ------------------------------------------------------------------------------------
+
+    def _push(self, value: Any) -> None:
+        if len(self._stack) >= MAX_STACK:
+            raise self._error(f"more than {MAX_STACK} values on the stack")
+        self._stack.append(value)
+
+    def _floor(self) -> int:
+        return self._marks[-1] if self._marks else 0
+
+    def _pop(self) -> Any:
+        if len(self._stack) <= self._floor():
+            raise self._error("it takes a value that is not there")
+        return self._stack.pop()
+
+    def _top(self) -> Any:
+        if len(self._stack) <= self._floor():
+            raise self._error("it uses a value that is not there")
+        return self._stack[-1]
+
+    def _mark(self) -> None:
+        if len(self._marks) >= MAX_DEPTH:
+            raise self._error(f"more than {MAX_DEPTH} values inside each other")
+        self._marks.append(len(self._stack))
+
+    def _pop_mark(self) -> list[Any]:
+        if not self._marks:
+            raise self._error("it takes values back to a mark that is not there")
+        start = self._marks.pop()
+        values = self._stack[start:]
+        del self._stack[start:]
+        return values
+
+    # -- containers -------------------------------------------------------------------------------
+
+    def _new(self, value: Any, children: list[Any]) -> Any:
+        self._containers += 1
+        if self._containers > MAX_CONTAINERS:
+            raise self._error(f"more than {MAX_CONTAINERS} lists, dicts and objects")
+        self._adopt(value, children)
+        return value
+
+    def _adopt(self, parent: Any, children: list[Any]) -> None:
+        """Put ``children`` into ``parent``: from here on they don't change, so depth is exact."""
+        for child in children:
+            if isinstance(child, _CONTAINERS):
+                if child is parent:
+                    raise self._error("an object inside itself")
+                child.sealed = True
+                parent.depth = max(parent.depth, child.depth + 1)
+        if parent.depth > MAX_DEPTH:
+            raise self._error(f"more than {MAX_DEPTH} values inside each other")
+
+    def _open(self, kind: type[Any]) -> Any:
+        value = self._top()
+        if not isinstance(value, kind) or value.sealed:
+            raise self._error(
+                f"it changes a {type(value).__name__} that is no open {kind.__name__}"
+            )
+        return value
+
+    def _tuple(self, values: list[Any]) -> None:
+        self._push(self._new(Items(values, fixed=True), values))
+
+    def _tuple_of(self, count: int) -> None:
+        values = [self._pop() for _ in range(count)]
+        self._tuple(values[::-1])
+
+    def _append(self, values: list[Any]) -> None:
+        target = self._open(Items)
+        if target.fixed:
+            raise self._error("it appends to a tuple")
+        self._adopt(target, values)
+        target.extend(values)
+
+    def _set_items(self, values: list[Any]) -> None:
+        target = self._open(Mapping)
+        if len(values) % 2:
+            raise self._error("it sets a key without a value")
+        for key in values[::2]:
+            if not isinstance(key, _KEYS):
+                raise self._error(
+                    f"a key that is a {type(key).__name__}; allowed are texts and numbers"
+                )
+            if key in target:
+                raise self._error(f"key {str(key)[:80]!r} occurs twice")
+            target[key] = None
+        self._adopt(target, values[1::2])
+        target.update(zip(values[::2], values[1::2], strict=True))
+
+    # -- names and objects ------------------------------------------------------------------------
+
+    def _global(self) -> None:
+        module = self._line()
+        self._push(Global(module, self._line()))
+
+    def _arguments(self) -> tuple[Global, Items]:
+        args, cls = self._pop(), self._pop()
+        if not isinstance(cls, Global) or not isinstance(args, Items) or not args.fixed:
+            raise self._error(
+                f"it calls a {type(cls).__name__} with a {type(args).__name__}; "
+                "allowed is a name with a tuple"
+            )
+        return cls, args
+
+    def _reduce(self) -> None:
+        cls, args = self._arguments()
+        rebuild = self._rebuild.get(cls)
+        if rebuild is None:
+            names = ", ".join(str(name) for name in self._rebuild)
+            raise self._error(
+                f"it calls {cls}; nothing of a file is ever called, and known are {names}. "
+                "Save the state_dict alone"
+            )
+        value = rebuild(args)
+        if isinstance(value, _CONTAINERS):
+            self._new(value, list(value.values()) if isinstance(value, Mapping) else [args])
+        self._push(value)
+
+    def _new_object(self) -> None:
+        cls, args = self._arguments()
+        self._push(self._new(Stub(cls, args), [args]))
+
+    def _build(self) -> None:
+        state = self._pop()
+        target = self._top()
+        if isinstance(target, Mapping):
+            return  # attributes of an OrderedDict, such as the _metadata of a state_dict
+        target = self._open(Stub)
+        if target.state is not None:
+            raise self._error("it sets the state of an object twice")
+        self._adopt(target, [state])
+        target.state = state
+
+    def _persistent_id(self) -> None:
+        args = self._pop()
+        if self._persistent is None or not isinstance(args, Items) or not args.fixed:
+            raise self._error("a persistent id that is no tuple, or in a pickle without storages")
+        self._push(self._persistent(args))
+
+    def _remember(self, index: int) -> None:
+        if index >= MAX_MEMO:
+            raise self._error(f"memo place {index}; allowed are those below {MAX_MEMO}")
+        if index in self._memo:
+            raise self._error(f"memo place {index} is written twice")
+        self._memo[index] = self._top()
+
+    def _recall(self, index: int) -> None:
+        if index not in self._memo:
+            raise self._error(f"memo place {index} is empty")
+        self._push(self._memo[index])
+
+
+_ACTIONS: dict[int, Callable[[Unpickler], None]] = {
+    ord("("): lambda self: self._mark(),
+    ord("N"): lambda self: self._push(None),
+    0x88: lambda self: self._push(True),
+    0x89: lambda self: self._push(False),
+    ord("J"): lambda self: self._push(self._number("i")),
+    ord("K"): lambda self: self._push(self._number("B")),
+    ord("M"): lambda self: self._push(self._number("H")),
+    0x8A: lambda self: self._push(
+        int.from_bytes(self._take(self._number("B")), "little", signed=True)
+    ),
+    ord("G"): lambda self: self._push(struct.unpack(">d", self._take(8))[0]),
+    ord("X"): lambda self: self._text(self._number("I")),
+    ord("T"): lambda self: self._text(self._number("I")),
+    ord("U"): lambda self: self._text(self._number("B")),
+    ord(")"): lambda self: self._tuple([]),
+    ord("t"): lambda self: self._tuple(self._pop_mark()),
+    0x85: lambda self: self._tuple_of(1),
+    0x86: lambda self: self._tuple_of(2),
+    0x87: lambda self: self._tuple_of(3),
+    ord("]"): lambda self: self._push(self._new(Items([], fixed=False), [])),
+    ord("a"): lambda self: self._append([self._pop()]),
+    ord("e"): lambda self: self._append(self._pop_mark()),
+    ord("}"): lambda self: self._push(self._new(Mapping(), [])),
+    ord("s"): lambda self: self._set_items([self._pop(), self._pop()][::-1]),
+    ord("u"): lambda self: self._set_items(self._pop_mark()),
+    ord("c"): lambda self: self._global(),
+    ord("R"): lambda self: self._reduce(),
+    0x81: lambda self: self._new_object(),
+    ord("b"): lambda self: self._build(),
+    ord("Q"): lambda self: self._persistent_id(),
+    ord("q"): lambda self: self._remember(self._number("B")),
+    ord("r"): lambda self: self._remember(self._number("I")),
+    ord("h"): lambda self: self._recall(self._number("B")),
+    ord("j"): lambda self: self._recall(self._number("I")),
+}
