@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""From a trained model to a model file, and the checks that it still computes the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gruengine.converters import read as read_source
+from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
+from gruengine.errors import InvalidInputError, UnsupportedError
+from gruengine.parity import TOLERANCE, Check, compare, make_sample
+from gruengine.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from gruengine.model import Model
+
+Array = np.ndarray[Any, Any]
+Path = str | os.PathLike[str]
+
+COMPUTE_TYPES = ("float32", "auto")
+
+
+@dataclass
+class VerifyReport:
+    """What ``verify`` compared.
+
+    path : the model file
+    checks : one for each output and each oracle
+    notes : what could not be compared, and why
+    """
+
+    path: str
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was a check and every one passed."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        checks = [check.to_dict() for check in self.checks]
+        return {"path": self.path, "passed": self.passed, "checks": checks, "notes": self.notes}
+
+
+def convert(
+    source: Path | bytes,
+    destination: Path,
+    *,
+    compute_type: str = "float32",
+    bind: Mapping[str, Any] | None = None,
+    state: Mapping[str, str] | None = None,
+    **hints: Any,
+) -> ConversionReport:
+    """Convert a trained model to a model file, exactly or not at all.
+
+    The engine runs the converted model before anything is written: its outputs must agree with
+    the float64 reference on a seeded sample, which is kept in the file.
+
+    Parameters
+    ----------
+    source : path or bytes
+        ONNX, PyTorch checkpoint (zip or legacy), safetensors weights, or a model file.
+    destination : path
+        Replaced as a whole, or left alone if anything fails.
+    compute_type : {"float32", "auto"}
+    bind : dict of str to value, optional
+        Graph inputs fixed at conversion, e.g. ``{"sr": 16000}``.
+    state : dict of str to str, optional
+        Graph input -> graph output pairs that a stream carries; None: found.
+    **hints
+        Facts that the source does not hold, e.g. ``batch_first=True``; ``sizes={"samples": 512}``
+        gives free sizes for the sample.
+
+    Returns
+    -------
+    ConversionReport
+
+    Raises
+    ------
+    ConversionError
+        The model cannot be converted exactly; every reason is listed.
+    ModelFileError, FileAccessError
+        The source breaks its format, or a file cannot be read or written.
+    UnsupportedError
+        A compute type that does not exist.
+    """
+    check_compute_type(compute_type)
+    spec, report, _ = prepare(source, bind=bind, state=state, **hints)
+    spec.save(destination)
+    report.output_bytes = os.path.getsize(destination)
+    return report
+
+
+def prepare(
+    source: Path | bytes,
+    *,
+    bind: Mapping[str, Any] | None = None,
+    state: Mapping[str, str] | None = None,
+    **hints: Any,
+) -> tuple[ModelSpec, ConversionReport, Model]:
+    """Do all of ``convert`` but writing: return the spec with its sample, the report, the model."""
+    sizes = hints.pop("sizes", None)
+    spec, report = read_source(source, Options(bind or {}, state, hints))
+    return spec, report, _finish(spec, report, sizes)
+
+
+def from_torch(
+    module: Any,
+    *,
+    bind: Mapping[str, Any] | None = None,
+    state: Mapping[str, str] | None = None,
+    **hints: Any,
+) -> Model:
+    """Convert a ``torch.nn.Module`` in memory.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    bind, state, **hints
+        As for ``convert``.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ConversionError
+        The module cannot be converted exactly; every reason is listed.
+    """
+    from gruengine.converters.torch import read_module
+
+    sizes = hints.pop("sizes", None)
+    spec, report = read_module(module, options=Options(bind or {}, state, hints))
+    return _finish(spec, report, sizes)
+
+
+def save_spec(spec: ModelSpec, destination: Path) -> None:
+    """Write a spec, with a parity sample that the engine has passed, to ``destination``."""
+    spec.parity = spec.parity or make_sample(spec)
+    _check_sample(_engine(spec), spec, "the model")
+    spec.save(destination)
+
+
+def check_compute_type(compute_type: str) -> None:
+    """Raise UnsupportedError unless ``compute_type`` exists."""
+    if compute_type not in COMPUTE_TYPES:
+        raise UnsupportedError(
+            f"compute_type is {compute_type!r}; this version has {' and '.join(COMPUTE_TYPES)}"
+        )
+
+
+def streaming_in_words(model: Model) -> str:
+    """Say in one line how ``model`` streams, or why it does not."""
+    streamable = model.streamable
+    if streamable.form == "frames":
+        return f"frame by frame along {streamable.time!r}"
+    if streamable.form == "calls":
+        pairs = ", ".join(f"{before} -> {after}" for before, after in model.signature.state)
+        return f"call by call, carrying {pairs}"
+    where = f"{streamable.node}: " if streamable.node else ""
+    return f"no: {where}{streamable.reason}"
+
+
+def verify(
+    path: Path,
+    source: Any = None,
+    tolerance: float = TOLERANCE,
+    *,
+    bind: Mapping[str, Any] | None = None,
+    state: Mapping[str, str] | None = None,
+    **hints: Any,
+) -> VerifyReport:
+    """Run a model file and compare it with its parity sample and with its source.
+
+    Parameters
+    ----------
+    path : path
+        A model file, or any source that ``convert`` reads.
+    source : path or torch.nn.Module, optional
+        Where the model came from: ONNX is run by ONNX Runtime, a module by PyTorch, and a
+        checkpoint is read again and run by the float64 reference.
+    tolerance : float
+        Largest error relative to the largest value of each output.
+    bind, state, **hints
+        As given to ``convert``; needed again to read ``source`` the same way.
+
+    Returns
+    -------
+    VerifyReport
+
+    Raises
+    ------
+    UnsupportedError
+        A source that cannot be run here, e.g. because ONNX Runtime is not installed.
+    """
+    from gruengine import verify_source
+
+    if not 0 < tolerance < float("inf"):
+        raise InvalidInputError(f"tolerance is {tolerance!r}; it must be a positive number")
+    sizes = hints.pop("sizes", None)
+    options = Options(bind or {}, state, hints)
+    spec, _ = read_source(path, options)
+    model = _engine(spec)
+    report = VerifyReport(str(os.fspath(path)))
+    sample = spec.parity
+    if sample is None:
+        sample = make_sample(spec, sizes)
+        report.notes.append("no parity sample in the file: a new one was made")
+    found = model.run_graph(sample.inputs)
+    report.checks += compare(found, sample.outputs, sample.oracle, tolerance)
+    if source is not None:
+        against, expected = verify_source.run(source, spec, sample.inputs, options)
+        report.checks += compare(found, expected, against, tolerance)
+    return report
+
+
+def _engine(spec: ModelSpec) -> Model:
+    from gruengine.model import Model
+
+    return Model.from_spec(spec)
+
+
+def _finish(spec: ModelSpec, report: ConversionReport, sizes: Mapping[str, int] | None) -> Model:
+    """Add the sample, run it in the engine, and complete the report."""
+    if spec.parity is None or sizes:
+        spec.parity = make_sample(spec, sizes)
+    model = _engine(spec)
+    checks = _check_sample(model, spec, report.source)
+    report.parity_error = max((check.max_abs_error for check in checks), default=0.0)
+    report.streaming = streaming_in_words(model)
+    return model
+
+
+def _check_sample(model: Model, spec: ModelSpec, source: str) -> list[Check]:
+    assert spec.parity is not None
+    found = model.run_graph(spec.parity.inputs)
+    checks = compare(found, spec.parity.outputs, spec.parity.oracle)
+    wrong = [check for check in checks if not check.passed]
+    if wrong:
+        raise ConversionError(source, [_as_reason(check) for check in wrong])
+    return checks
+
+
+def _as_reason(check: Check) -> Reason:
+    what = f"output differs from the {check.against} by {check.max_abs_error:.3g}"
+    return Reason(check.output, what, f"at most {check.tolerance:.3g} is allowed")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Runs the source of a converted model by its own framework, for ``verify``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gruengine.converters import load_source, read, sniff
+from gruengine.converters.base import Options
+from gruengine.errors import InvalidInputError, UnsupportedError
+from gruengine.spec import ModelSpec
+
+Array = np.ndarray[Any, Any]
+
+
+def run(
+    source: Any, spec: ModelSpec, inputs: Mapping[str, Array], options: Options
+) -> tuple[str, dict[str, Array]]:
+    """Run ``source`` on ``inputs`` and return who ran it and its outputs by name.
+
+    Raises
+    ------
+    UnsupportedError
+        The framework that runs this source is not installed.
+    InvalidInputError
+        The source has other inputs or outputs than the model.
+    """
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        return "PyTorch", _run_module(source, spec, inputs)
+    data, path, name = load_source(source)
+    if sniff(data, name) == "onnx":
+        bound = {**spec.provenance.get("bind", {}), **options.bind}
+        return "ONNX Runtime", _run_onnx(path if path is not None else data, spec, inputs, bound)
+    return "float64 reference on the source", _run_again(source, spec, inputs, options)
+
+
+def onnx_session(source: str | bytes, threads: int = 1) -> Any:
+    """Return an ONNX Runtime session on the CPU.
+
+    Raises
+    ------
+    UnsupportedError
+        ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise UnsupportedError(
+            "ONNX Runtime is not installed; pip install 'gruengine[onnx]'"
+        ) from None
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = threads
+    settings.log_severity_level = 3
+    return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+
+
+def onnx_feed(
+    session: Any, inputs: Mapping[str, Array], bound: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what ``session`` is fed: the model's inputs and the values bound at conversion."""
+    feed: dict[str, Any] = {}
+    for port in session.get_inputs():
+        value = inputs.get(port.name, bound.get(port.name))
+        if value is None:
+            names = ", ".join([*inputs, *bound])
+            raise InvalidInputError(f"the source needs input {port.name!r}; known are {names}")
+        feed[port.name] = np.asarray(value, _TYPES.get(port.type, np.float32))
+        if not port.shape and feed[port.name].size == 1:
+            feed[port.name] = feed[port.name].reshape(())
+    return feed
+
+
+def _run_onnx(
+    source: str | bytes, spec: ModelSpec, inputs: Mapping[str, Array], bound: Mapping[str, Any]
+) -> dict[str, Array]:
+    session = onnx_session(source)
+    there = [port.name for port in session.get_outputs()]
+    names = [port.name for port in spec.graph.outputs]
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise InvalidInputError(
+            f"the source has no output {', '.join(missing)}; it has {', '.join(there)}"
+        )
+    values = session.run(names, onnx_feed(session, inputs, bound))
+    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
+def _run_module(module: Any, spec: ModelSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    import torch
+
+    args = [torch.from_numpy(np.array(inputs[port.name])) for port in spec.graph.inputs]
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            values = _flatten(module(*args))
+    finally:
+        module.train(training)
+    names = [port.name for port in spec.graph.outputs]
+    if len(values) < len(names):
+        raise InvalidInputError(f"the module gives {len(values)} outputs; the model {len(names)}")
+    return {name: value.numpy() for name, value in zip(names, values, strict=False)}
+
+
+def _flatten(value: Any) -> list[Any]:
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in _flatten(item)]
+    return [value]
+
+
+def _run_again(
+    source: Any, spec: ModelSpec, inputs: Mapping[str, Array], options: Options
+) -> dict[str, Array]:
+    from gruengine.reference_graph import run_graph
+
+    again, _ = read(source, options)
+    if {p.name for p in again.graph.inputs} != set(inputs):
+        raise InvalidInputError(
+            f"the source has inputs {[p.name for p in again.graph.inputs]}; "
+            f"the model {sorted(inputs)}"
+        )
+    return run_graph(again.graph, again.tensors, inputs)
