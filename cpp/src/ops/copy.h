@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// Copies between two strided views, decided once: runs, transposed tiles, or single elements.
+#pragma once
+
+#include "ops/loops.h"
+
+namespace gruengine {
+
+class StridedCopy {
+ public:
+  // Copies dims elements of `dtype`; strides in elements, of any sign, 0 to repeat a source.
+  StridedCopy(const NodeBuilder& b, DType dtype, const Dims& dims, const Dims& from,
+              const Dims& to);
+  void run(const char* from, char* to) const;
+  template <class T>
+  void run(const T* from, T* to) const {
+    run(reinterpret_cast<const char*>(from), reinterpret_cast<char*>(to));
+  }
+
+ private:
+  template <class T>
+  void run_as(const T* from, T* to) const;
+
+  Loops<2> loops_;
+  int64_t size_;        // bytes of an element
+  int64_t columns_ = 1;      // a second inner loop whose source is contiguous, when there is one
+  int64_t column_to_ = 0;    // its stride in the destination
+};
+
+}  // namespace gruengine
