@@ -116,7 +116,7 @@ def _run(graph: Graph, scope: dict[str, Array], floats: np.dtype[Any] | None) ->
 
 def _lookup(values: Mapping[str, Array], name: str, node: Node | None) -> Array:
     if name not in values:
-        user = "the outputs of the graph" if node is None else f"node {node.name or node.op}"
+        user = "the output of the graph" if node is None else f"node {node.name or node.op}"
         raise InvalidInputError(f"{user} needs {name!r}, which nothing before it computes")
     return values[name]
 
