@@ -86,7 +86,7 @@ def window(
         if room < 0:
             raise ValueError(f"a kernel that covers {extent} does not fit {size + b + a} inputs")
         count = (-(-room // step[i]) if ceil_mode else room // step[i]) + 1
-        if (count - 1) * step[i] >= size + b:
+        if ceil_mode and (count - 1) * step[i] >= size + b:
             count -= 1
         before.append(b)
         after.append(a)

@@ -243,6 +243,7 @@ def windows() -> Iterator[Case]:
     yield Case("Conv", [x, f32(6, 4, 3), f32(6)], {})
     yield Case("Conv", [x, f32(6, 2, 3)], {"group": 2, "pads": [2, 1], "strides": [2]})
     yield Case("Conv", [x, f32(4, 1, 3)], {"group": 4, "dilations": [2], "kernel_shape": [3]})
+    yield Case("Conv", [x, f32(3, 4, 1)], {"pads": [3, 3]})
     yield Case("Conv", [image, f32(3, 4, 3, 2), f32(3)], {"pads": [1, 0, 2, 1]})
     yield Case("Conv", [image, f32(6, 2, 2, 3)], {"group": 2, "strides": [2, 1]})
     yield Case("Conv", [image, f32(3, 4, 3, 3)], {"dilations": [2, 1], "strides": [1, 2]})
