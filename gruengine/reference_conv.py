@@ -83,11 +83,11 @@ def window(
             small, large = total // 2, total - total // 2
             b, a = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
         room = size + b + a - extent
-        if room < 0:
-            raise ValueError(f"a kernel that covers {extent} does not fit {size + b + a} inputs")
         count = (-(-room // step[i]) if ceil_mode else room // step[i]) + 1
         if ceil_mode and (count - 1) * step[i] >= size + b:
             count -= 1
+        if count < 1:
+            raise ValueError(f"a kernel that covers {extent} does not fit {size + b + a} inputs")
         before.append(b)
         after.append(a)
         out.append(count)

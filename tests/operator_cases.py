@@ -257,6 +257,7 @@ def windows() -> Iterator[Case]:
     for op in ("MaxPool", "AveragePool"):
         yield Case(op, [x], {"kernel_shape": [3]})
         yield Case(op, [x], {"kernel_shape": [3], "strides": [3], "ceil_mode": 1})
+        yield Case(op, [x[:, :, :2]], {"kernel_shape": [3], "strides": [2], "ceil_mode": 1})
         yield Case(op, [image], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]})
         yield Case(op, [x], {"kernel_shape": [3], "dilations": [2], "pads": [1, 2]})
     for pads in ([1, 1], [0, 1]):

@@ -34,7 +34,7 @@ def tensors() -> dict[str, Array]:
     }
 
 
-BRANCHES = {"then_branch": [("Mul", ("z", "two"))], "else_branch": [("Neg", ("z",))]}
+BRANCHES = {"then_branch": ("Mul", ("z", "two")), "else_branch": ("Neg", ("z",))}
 LSTM = {"hidden_size": H, "direction": "reverse"}
 # An LSTM, its output projected; halves of it joined again; and a branch on the number of frames.
 NODES: list[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]] = [
@@ -56,7 +56,7 @@ def ours() -> Graph:
         if op == "LSTM":
             op, attrs = "Recurrent", {"cell": "lstm", **attrs}
         if op == "If":
-            attrs = {k: branch([Node(*v[0], (f"{k}_out",))]) for k, v in attrs.items()}
+            attrs = {k: branch([Node(v[0], v[1], (f"{k}_out",))]) for k, v in attrs.items()}
         if op == "Split":
             attrs = {"axis": 2}
         nodes.append(Node(op, inputs, outputs, attrs))
@@ -76,7 +76,7 @@ def theirs() -> onnx.ModelProto:
         if op == "If":
             attrs = {
                 k: helper.make_graph(
-                    [helper.make_node(v[0][0], v[0][1], [f"{k}_out"])],
+                    [helper.make_node(v[0], v[1], [f"{k}_out"])],
                     k,
                     [],
                     [helper.make_empty_tensor_value_info(f"{k}_out")],
