@@ -114,8 +114,7 @@ void JsonReader::string_escape(std::string& result) {
 uint32_t JsonReader::hex4() {
   const std::string_view digits = text_.substr(std::min(position_, text_.size()), 4);
   uint32_t code = 0;
-  const auto [end, error] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), code, 16);
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), code, 16);
   if (digits.size() != 4 || error != std::errc() || end != digits.data() + 4) {
     fail("an escape without four hexadecimal digits");
   }
@@ -140,8 +139,8 @@ double JsonReader::number() {
   const bool whole = digits.find_first_of(".eE") == std::string_view::npos;
   int64_t integer = 0;
   const bool beyond =
-      whole && std::from_chars(digits.data(), digits.data() + digits.size(), integer).ec !=
-                   std::errc();
+      whole &&
+      std::from_chars(digits.data(), digits.data() + digits.size(), integer).ec != std::errc();
   if (error != std::errc() || end != digits.data() + digits.size() || !std::isfinite(value) ||
       beyond) {
     fail("number " + quoted(digits) + "; allowed: finite floats and integers of 64 bits");

@@ -39,7 +39,7 @@ MappedFile::MappedFile(const std::string& path) {
     file.value = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   } while (file.value < 0 && errno == EINTR);
   if (file.value < 0) refuse(path, reason(errno));
-  struct stat info {};
+  struct stat info{};
   if (fstat(file.value, &info) != 0) refuse(path, reason(errno));
   if (!S_ISREG(info.st_mode)) refuse(path, "not a regular file");
   if (info.st_size < 0 ||

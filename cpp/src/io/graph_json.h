@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "gruengine/graph.h"
+#include "io/json.h"
+
+namespace gruengine {
+
+constexpr int kMaxGraphDepth = 16;
+
+// The description of a model inside its file (docs/format.md), its names not checked yet.
+struct Description {
+  Graph graph;
+  std::vector<StatePair> state;
+  std::vector<std::string> tensors;
+  std::string provenance = "{}";
+  bool has_parity = false;
+  std::string oracle;
+  // Names of graph inputs and outputs, with the tensors that hold their sample.
+  std::vector<std::pair<std::string, std::string>> parity_inputs, parity_outputs;
+};
+
+// Throws Error(kInvalidFile) when the text has another form.
+Description parse_description(const std::string& text);
+
+}  // namespace gruengine

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// The container of a model file: named tensors and strings, checked against the real bytes.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+
+#include "gruengine/graph.h"
+
+namespace gruengine {
+
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+constexpr size_t kMaxRank = 32;
+
+struct Safetensors {
+  std::map<std::string, Tensor> tensors;  // data point into the bytes, aligned or not
+  std::map<std::string, std::string> metadata;
+};
+
+// Reads a whole file in memory; `bytes` must outlive the result.
+// Throws Error(kInvalidFile) unless every tensor is F32, I64, I32 or BOOL, its bytes agree with its
+// shape, and the tensors follow each other without holes or overlap up to the last byte.
+Safetensors parse_safetensors(std::span<const uint8_t> bytes);
+
+// Elements of `dims` times the element size. Throws Error(kInvalidFile) beyond 63 bits, even when
+// another size is zero.
+int64_t checked_bytes(const Dims& dims, DType dtype, const std::string& what);
+
+}  // namespace gruengine
