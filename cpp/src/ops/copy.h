@@ -22,9 +22,9 @@ class StridedCopy {
   void run_as(const T* from, T* to) const;
 
   Loops<2> loops_;
-  int64_t size_;        // bytes of an element
-  int64_t columns_ = 1;      // a second inner loop whose source is contiguous, when there is one
-  int64_t column_to_ = 0;    // its stride in the destination
+  int64_t size_;           // bytes of an element
+  int64_t columns_ = 1;    // a second inner loop whose source is contiguous, when there is one
+  int64_t column_to_ = 0;  // its stride in the destination
 };
 
 }  // namespace gruengine

@@ -186,9 +186,8 @@ void plan_mod(NodeBuilder& b) {
   const bool truncated = b.attr("fmod", int64_t{0}) != 0;
   const DType dtype = b.in(0).dtype;
   if (dtype == DType::kBool || (dtype == DType::kFloat32 && !truncated)) {
-    b.refuse(ErrorCode::kInvalidArgument,
-             std::string("inputs are ") + name_of(dtype) +
-                 "; they must be integers, or float32 with fmod = 1");
+    b.refuse(ErrorCode::kInvalidArgument, std::string("inputs are ") + name_of(dtype) +
+                                              "; they must be integers, or float32 with fmod = 1");
   }
   const Pair pair = declare_pair(b, dtype);
   with_type(dtype, [&](auto type) {
@@ -234,8 +233,7 @@ void plan_prelu(NodeBuilder& b) {
   b.expect(1, DType::kFloat32);
   if (broadcast_dims(b, {b.in(0).dims, b.in(1).dims}) != b.in(0).dims) {
     b.refuse(ErrorCode::kInvalidArgument, "slope of shape " + to_string(b.in(1).dims) +
-                                              " does not broadcast to " +
-                                              to_string(b.in(0).dims));
+                                              " does not broadcast to " + to_string(b.in(0).dims));
   }
   emit_pairs<float, float, float>(b, declare_pair(b, DType::kFloat32),
                                   [](float x, float slope) { return x < 0 ? slope * x : x; });

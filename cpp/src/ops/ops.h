@@ -30,6 +30,10 @@ int64_t product(const Dims& dims, size_t first, size_t last);
 // The time of input i seen with other sizes: the time axis must stay an axis of its own.
 Time view_time(const NodeBuilder& b, size_t i, const Dims& dims);
 
+// The time of input i, which the operator combines along `axis`: reported, and no longer a time of
+// frames, when that is its time axis.
+Time time_along(const NodeBuilder& b, size_t i, int axis, const char* what);
+
 // The time of a result that depends on two values whose axes are already those of the result.
 Time merge_times(const NodeBuilder& b, Time one, Time other);
 

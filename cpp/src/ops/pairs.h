@@ -33,10 +33,10 @@ inline void same_types(const NodeBuilder& b, size_t i, size_t j) {
   const Value& one = b.in(i);
   const Value& other = b.in(j);
   if (one.dtype != other.dtype) {
-    b.refuse(ErrorCode::kInvalidArgument,
-             std::string("inputs ") + std::to_string(i) + " and " + std::to_string(j) + " are " +
-                 name_of(one.dtype) + " and " + name_of(other.dtype) +
-                 "; they must be of one type");
+    b.refuse(ErrorCode::kInvalidArgument, std::string("inputs ") + std::to_string(i) + " and " +
+                                              std::to_string(j) + " are " + name_of(one.dtype) +
+                                              " and " + name_of(other.dtype) +
+                                              "; they must be of one type");
   }
 }
 

@@ -51,6 +51,11 @@ Time view_time(const NodeBuilder& b, size_t i, const Dims& dims) {
   return {};
 }
 
+Time time_along(const NodeBuilder& b, size_t i, int axis, const char* what) {
+  const Time time = b.time_along(i, axis, what);
+  return time == frames(axis) ? Time{} : time;
+}
+
 Time merge_times(const NodeBuilder& b, Time one, Time other) {
   if (one.kind == Time::kConstant) return other;
   if (other.kind == Time::kConstant || one == other) return one;

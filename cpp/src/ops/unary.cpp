@@ -43,13 +43,13 @@ void plan_integer(NodeBuilder& b, Function kind) {
     case Function::kNeg:
       return emit_each<T, T>(b, dtype, [=](T x) { return wrapped(U{0} - static_cast<U>(x)); });
     case Function::kAbs:
-      return emit_each<T, T>(
-          b, dtype, [=](T x) { return x < 0 ? wrapped(U{0} - static_cast<U>(x)) : x; });
+      return emit_each<T, T>(b, dtype,
+                             [=](T x) { return x < 0 ? wrapped(U{0} - static_cast<U>(x)) : x; });
     case Function::kRelu:
       return emit_each<T, T>(b, dtype, [](T x) { return x < 0 ? T{0} : x; });
     case Function::kSquare:
-      return emit_each<T, T>(
-          b, dtype, [=](T x) { return wrapped(static_cast<U>(x) * static_cast<U>(x)); });
+      return emit_each<T, T>(b, dtype,
+                             [=](T x) { return wrapped(static_cast<U>(x) * static_cast<U>(x)); });
     default:
       b.expect(0, DType::kFloat32);
   }
@@ -99,7 +99,8 @@ To convert(From x) {
 
 DType cast_target(const NodeBuilder& b) {
   const auto found = b.node().attributes.find("to");
-  if (found == b.node().attributes.end()) b.refuse(ErrorCode::kInvalidFile, "has no attribute 'to'");
+  if (found == b.node().attributes.end())
+    b.refuse(ErrorCode::kInvalidFile, "has no attribute 'to'");
   if (const auto* name = std::get_if<std::string>(&found->second)) {
     for (const DType dtype : {DType::kFloat32, DType::kInt64, DType::kInt32, DType::kBool}) {
       if (*name == name_of(dtype)) return dtype;
@@ -211,8 +212,8 @@ void plan_clip(NodeBuilder& b) {
     if (!b.has(i)) continue;
     b.expect(i, dtype);
     if (count(b.in(i).dims) != 1) {
-      b.refuse(ErrorCode::kInvalidArgument, "a bound of shape " + to_string(b.in(i).dims) +
-                                                "; it must be one number");
+      b.refuse(ErrorCode::kInvalidArgument,
+               "a bound of shape " + to_string(b.in(i).dims) + "; it must be one number");
     }
     used.push_back(i);
   }
