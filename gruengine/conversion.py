@@ -142,6 +142,22 @@ def from_torch(
     return _finish(spec, report, sizes)
 
 
+def load_model(
+    source: Path,
+    *,
+    num_threads: int = 1,
+    bind: Mapping[str, Any] | None = None,
+    state: Mapping[str, str] | None = None,
+    **hints: Any,
+) -> Model:
+    """Return the model of any source that ``convert`` reads, without a parity check."""
+    from gruengine.model import Model
+
+    hints.pop("sizes", None)
+    spec, _ = read_source(source, Options(bind or {}, state, hints))
+    return Model.from_spec(spec, num_threads=num_threads)
+
+
 def save_spec(spec: ModelSpec, destination: Path) -> None:
     """Write a spec, with a parity sample that the engine has passed, to ``destination``."""
     spec.parity = spec.parity or make_sample(spec)

@@ -110,7 +110,7 @@ def make_sample(spec: ModelSpec, sizes: Mapping[str, int] | None = None) -> Pari
 
     error: Exception | None = None
     for choice in itertools.islice(_size_choices(spec.graph, sizes or {}), _MOST_TRIES):
-        inputs = _inputs(spec, choice)
+        inputs = make_inputs(spec, choice)
         try:
             # Out-of-range values of an untrained corner are compared, not warned about.
             with np.errstate(all="ignore"):
@@ -153,7 +153,17 @@ def _size_choices(graph: Graph, given: Mapping[str, int]) -> Iterator[dict[str, 
         yield dict(zip(symbols, values, strict=True))
 
 
-def _inputs(spec: ModelSpec, sizes: Mapping[str, int]) -> dict[str, Array]:
+def make_inputs(spec: ModelSpec, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Return seeded random inputs of ``spec``; ``sizes`` gives every free size.
+
+    Raises
+    ------
+    InvalidInputError
+        A free size is missing.
+    """
+    missing = [name for name in _symbols(spec.graph) if name not in sizes]
+    if missing:
+        raise InvalidInputError(f"size {', '.join(missing)} is free; give it, e.g. --size NAME=8")
     rng = np.random.default_rng(_SEED)
     time = min((v for k, v in sizes.items() if not _BATCH.match(k)), default=1)
     found: dict[str, Array] = {}

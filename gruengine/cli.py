@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: MIT
+"""The command line: ``gruengine convert | inspect | verify | stream | bench | info | demo``.
+
+Exit codes: 0 done; 1 a check failed; 2 bad usage, or a file or model that was refused (with every
+reason on stderr); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from gruengine.cli_text import fields, print_json, progress, size, table
+from gruengine.errors import GruEngineError, InvalidInputError
+
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except GruEngineError as error:
+        print(f"gruengine {args.command}: {error}", file=sys.stderr)
+        return REFUSED
+    except BrokenPipeError:
+        # The reader went away, as `| head` does; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gruengine",
+        description="Convert, check, run and time LSTM, GRU and RNN models on the CPU.",
+        epilog="exit codes: 0 done, 1 a check failed, 2 bad usage or refused",
+    )
+    parser.add_argument("--version", action="version", version=f"gruengine {version('gruengine')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    _add_stream(commands)
+    _add_bench(commands)
+    info = _command(commands, "info", _info, "show the machine, instruction sets and versions")
+    _json_option(info)
+    _command(commands, "demo", _demo, "convert, verify, stream and time a small trained model")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _command(commands, "convert", _convert, "convert a trained model to a model file")
+    parser.add_argument("source", help="ONNX, PyTorch checkpoint, safetensors weights, model file")
+    parser.add_argument("destination", help="the model file to write")
+    parser.add_argument("--compute-type", default="float32", help="float32 (default) or auto")
+    _conversion_options(parser)
+    _json_option(parser)
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(commands, "inspect", _inspect, "show what a model is made of")
+    parser.add_argument("file", help="a model file or any source that convert reads")
+    _conversion_options(parser)
+    _json_option(parser)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(
+        commands, "verify", _verify, "compare a model with its parity sample and its source"
+    )
+    parser.add_argument("file", help="a model file")
+    parser.add_argument("--source", help="where it came from; ONNX is run by ONNX Runtime")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="relative to each output (default 1e-4)"
+    )
+    _conversion_options(parser)
+    _json_option(parser)
+
+
+def _add_stream(commands: Any) -> None:
+    parser = _command(commands, "stream", _stream, "run a model frame by frame")
+    parser.add_argument("file", help="a model file or any source that convert reads")
+    parser.add_argument(
+        "--input", default="-", help="frames: x.npy, or - for raw little-endian float32 on stdin"
+    )
+    parser.add_argument("--output", default="-", help="y.npy, or - for raw float32 on stdout")
+    _conversion_options(parser)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _command(commands, "bench", _bench, "time steps and sequences")
+    parser.add_argument("file", help="a model file, or an .onnx to have ONNX Runtime beside it")
+    parser.add_argument("--frames", type=int, default=100, help="length of a sequence (100)")
+    parser.add_argument("--batch", type=int, default=1, help="sequences side by side (1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of both engines (1)")
+    parser.add_argument("--repeats", type=int, default=15, help="measurements to take (15)")
+    _conversion_options(parser)
+    _json_option(parser)
+
+
+def _conversion_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("facts about the source")
+    for flag, example, text in (
+        ("--bind", "sr=16000", "fix a graph input"),
+        ("--state", "h=hn", "a graph input and the output that is its next value"),
+        ("--hint", "batch_first=true", "what the source does not say"),
+        ("--size", "samples=512", "a free size, for the parity sample"),
+    ):
+        group.add_argument(
+            flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text}, e.g. {example}"
+        )
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def conversion_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of ``_conversion_options`` as keyword arguments of ``convert``.
+
+    Raises
+    ------
+    InvalidInputError
+        Something that is not ``NAME=VALUE``, or a name given twice.
+    """
+    found: dict[str, Any] = {key: _value(text) for key, text in _pairs("--hint", args.hint)}
+    for reserved in ("bind", "state", "sizes", "compute_type"):
+        if reserved in found:
+            raise InvalidInputError(f"--hint {reserved}=...: that has an option of its own")
+    found["bind"] = {key: _value(text) for key, text in _pairs("--bind", args.bind)}
+    if args.state:
+        found["state"] = dict(_pairs("--state", args.state))
+    if args.size:
+        found["sizes"] = {key: _value(text) for key, text in _pairs("--size", args.size)}
+    return found
+
+
+def _pairs(flag: str, items: Sequence[str]) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not (name and equals and value):
+            raise InvalidInputError(f"{flag} {item!r}; it must be NAME=VALUE")
+        if name in found:
+            raise InvalidInputError(f"{flag} gives {name!r} twice")
+        found[name] = value
+    return list(found.items())
+
+
+def _value(text: str) -> Any:
+    """Read a number, true, false, null, or a list of them; anything else is a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from gruengine.conversion import convert
+
+    progress(f"converting {args.source}")
+    report = convert(
+        args.source, args.destination, compute_type=args.compute_type, **conversion_arguments(args)
+    )
+    if args.json:
+        print_json(asdict(report))
+        return OK
+    print(f"{args.source} -> {args.destination}")
+    error = report.parity_error
+    state = ", ".join(f"{before} -> {after}" for before, after in report.state)
+    pairs = [
+        ("source", f"{report.source_format}, {size(report.source_bytes)}"),
+        ("file", size(report.output_bytes)),
+        ("parameters", f"{report.parameters:,}"),
+        ("nodes", f"{report.nodes_before} -> {report.nodes_after}, {report.folded} folded"),
+        *(("recognised" if i == 0 else " ", text) for i, text in enumerate(report.recognised)),
+        *(("fused" if i == 0 else " ", text) for i, text in enumerate(report.fused)),
+        ("state", state),
+        ("streaming", report.streaming),
+        ("parity", "" if error is None else f"largest error {error:.2g} on the sample"),
+    ]
+    print(fields(pairs))
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return OK
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from gruengine.cli_inspect import describe, in_words
+
+    found = describe(args.file, conversion_arguments(args))
+    if args.json:
+        print_json(found)
+    else:
+        print(in_words(found))
+    return OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from gruengine.conversion import verify
+
+    progress(f"verifying {args.file}")
+    report = verify(args.file, args.source, args.tolerance, **conversion_arguments(args))
+    if args.json:
+        print_json(report.to_dict())
+        return OK if report.passed else FAILED
+    rows = [("output", "against", "max error", "allowed", "scale", "")]
+    for check in report.checks:
+        numbers = (check.max_abs_error, check.tolerance, check.scale)
+        verdict = "ok" if check.passed else "FAILED"
+        rows.append((check.output, check.against, *(f"{n:.2e}" for n in numbers), verdict))
+    print(args.file)
+    print(table(rows, right=(2, 3, 4)))
+    for note in report.notes:
+        print(f"  note: {note}")
+    return OK if report.passed else FAILED
+
+
+def _stream(args: argparse.Namespace) -> int:
+    from gruengine.cli_stream import stream
+
+    return stream(args.file, args.input, args.output, conversion_arguments(args))
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from gruengine.cli_bench import bench, in_words
+
+    for name in ("frames", "batch", "threads", "repeats"):
+        if getattr(args, name) < 1:
+            raise InvalidInputError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    progress(f"timing {args.file}")
+    found = bench(
+        args.file,
+        frames=args.frames,
+        batch=args.batch,
+        threads=args.threads,
+        repeats=args.repeats,
+        options=conversion_arguments(args),
+    )
+    if args.json:
+        print_json(found)
+    else:
+        print(in_words(found))
+    return OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    import gruengine
+
+    found = gruengine.info()
+    if args.json:
+        print_json(found)
+    else:
+        print(fields(_flat(found), indent=""))
+    return OK
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            rows += _flat(item, f"{prefix}{key}.")
+        elif isinstance(item, (list, tuple)) and all(isinstance(one, dict) for one in item):
+            for one in item:
+                named = one.get("name", "")
+                rows += _flat({k: v for k, v in one.items() if k != "name"}, f"{key}.{named}.")
+        elif isinstance(item, (list, tuple)):
+            rows.append((prefix + key, ", ".join(str(one) for one in item)))
+        else:
+            rows.append((prefix + key, str(item)))
+    return rows
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from gruengine.cli_demo import demo
+
+    return demo()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""``gruengine inspect``: what a model is made of, without the framework it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from gruengine.cli_text import fields, shape, size, table
+from gruengine.converters import FORMATS, load_source, read, sniff
+from gruengine.converters.base import Options
+from gruengine.errors import GruEngineError
+from gruengine.spec import Graph, ModelSpec, Node, Port
+
+
+def describe(path: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return everything ``inspect`` shows, as JSON values.
+
+    Raises
+    ------
+    FileAccessError, ModelFileError, ConversionError
+        As ``gruengine.convert``.
+    """
+    data, _, name = load_source(path)
+    hints = {k: v for k, v in options.items() if k not in ("bind", "state", "sizes")}
+    spec, report = read(path, Options(options.get("bind", {}), options.get("state"), hints))
+    floats = [tensor for tensor in spec.tensors.values() if tensor.dtype.kind == "f"]
+    return {
+        "path": os.fspath(path),
+        "format": FORMATS[sniff(data, name)],
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "provenance": spec.provenance,
+        "inputs": [_port(port) for port in spec.graph.inputs],
+        "outputs": [_port(port) for port in spec.graph.outputs],
+        "state": [list(pair) for pair in spec.state],
+        "parameters": sum(int(tensor.size) for tensor in floats),
+        "parameter_bytes": sum(int(tensor.nbytes) for tensor in floats),
+        "nodes": [_node(node, spec) for node in spec.graph.nodes],
+        "parity": spec.parity.oracle if spec.parity else None,
+        "warnings": report.warnings,
+        **_streaming(spec),
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)}
+
+
+def _streaming(spec: ModelSpec) -> dict[str, Any]:
+    """Ask the engine; a model that it does not run can still be inspected."""
+    from gruengine.conversion import streaming_in_words
+    from gruengine.model import Model
+
+    try:
+        model = Model.from_spec(spec)
+    except GruEngineError as error:
+        return {"runs": False, "streaming": f"does not run: {error}"}
+    return {"runs": True, "streaming": streaming_in_words(model)}
+
+
+def _node(node: Node, spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "operator": node.op,
+        "sizes": _sizes(node, spec),
+        "outputs": [name for name in node.outputs if name],
+    }
+
+
+def _sizes(node: Node, spec: ModelSpec) -> str:
+    """Say what is worth knowing about a node: the cell, or the shape of its constants."""
+    if node.op == "Recurrent":
+        return _cell(node, spec)
+    if node.op == "If":
+        counts = [len(value.nodes) for value in node.attrs.values() if isinstance(value, Graph)]
+        return " or ".join(f"{count} nodes" for count in counts)
+    if isinstance(node.attrs.get("perm"), list):
+        return shape(node.attrs["perm"])  # type: ignore[arg-type]
+    constants = [spec.tensors[name] for name in node.inputs if name in spec.tensors]
+    floats = [shape(tensor.shape) for tensor in constants if tensor.dtype.kind == "f"]
+    ints = [str(tensor.tolist()) for tensor in constants if tensor.dtype.kind == "i"]
+    return " ".join([*floats, *(text for text in ints if len(text) < 30)])
+
+
+def _cell(node: Node, spec: ModelSpec) -> str:
+    attrs = node.attrs
+    parts = [str(attrs.get("cell", "")).upper()]
+    weights = spec.tensors.get(node.inputs[1])
+    parts.append(f"{weights.shape[-1] if weights is not None else '?'} -> {attrs['hidden_size']}")
+    if attrs.get("direction", "forward") != "forward":
+        parts.append(str(attrs["direction"]))
+    if attrs.get("cell") == "gru":
+        parts.append(f"reset {attrs.get('reset', 'after')}")
+    if attrs.get("coupled"):
+        parts.append("coupled")
+    if attrs.get("clip"):
+        parts.append(f"clip {attrs['clip']}")
+    for index, word in ((4, "lengths"), (7, "peepholes"), (8, "projection")):
+        if len(node.inputs) > index and node.inputs[index]:
+            parts.append(word)
+    return " ".join(parts)
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """Return the description for a person."""
+    source = found["provenance"].get("source_format") or found["provenance"].get("format", "")
+    ports = [
+        (kind if i == 0 else " ", f"{p['name']}  {p['dtype']} {shape(p['shape'])}")
+        for kind in ("inputs", "outputs")
+        for i, p in enumerate(found[kind])
+    ]
+    weight = f"{found['parameters']:,} float32 ({size(found['parameter_bytes'])})"
+    head = [
+        ("format", found["format"]),
+        ("source", str(source)),
+        ("file", f"{size(found['bytes'])}, sha256 {found['sha256'][:16]}"),
+        ("parameters", weight),
+        *ports,
+        ("state", ", ".join(f"{before} -> {after}" for before, after in found["state"])),
+        ("streaming", found["streaming"]),
+        ("parity", f"sample by {found['parity']}" if found["parity"] else ""),
+        *(("warning", text) for text in found["warnings"]),
+    ]
+    rows = [("#", "operator", "sizes", "node")]
+    for i, node in enumerate(found["nodes"]):
+        rows.append((str(i), node["operator"], node["sizes"], node["name"]))
+    return "\n".join([found["path"], fields(head), "", table(rows, right=(0,))])
