@@ -138,7 +138,8 @@ def from_torch(
     from gruengine.converters.torch import read_module
 
     sizes = hints.pop("sizes", None)
-    spec, report = read_module(module, options=Options(bind or {}, state, hints))
+    name = type(module).__name__
+    spec, report = read_module(module, name=name, options=Options(bind or {}, state, hints))
     return _finish(spec, report, sizes)
 
 

@@ -102,6 +102,8 @@ def _run_module(module: Any, spec: ModelSpec, inputs: Mapping[str, Array]) -> di
     import torch
 
     args = [torch.from_numpy(np.array(inputs[port.name])) for port in spec.graph.inputs]
+    if isinstance(module, torch.nn.LSTMCell):
+        args = [args[0], tuple(args[1:])]
     training = module.training
     module.eval()
     try:
