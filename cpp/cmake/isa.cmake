@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+# THE list of instruction sets: gru_isa(name architecture vector-header flags...), plainest first.
+# A new one is a row here, missing_<name>() in src/isa/detect_*.cpp and, unless it reuses one,
+# a vector header. Dispatch and tests follow from the list.
+
+set(GRU_ISA_ROWS "")
+
+macro(gru_isa name architecture vector)
+  list(APPEND GRU_ISA_ROWS ${name})
+  set(GRU_ISA_${name}_ARCHITECTURE ${architecture})
+  set(GRU_ISA_${name}_VECTOR ${vector})
+  set(GRU_ISA_${name}_FLAGS ${ARGN})
+endmacro()
+
+# The baseline is not vectorised by the compiler, so that it is one.
+gru_isa(scalar any kernels/vec_scalar.h -fno-tree-vectorize)
+gru_isa(neon arm kernels/vec_neon.h)
+gru_isa(avx2 x86 kernels/vec_avx2.h -mavx2 -mfma)
+gru_isa(avx512 x86 kernels/vec_avx512.h -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(GRU_ARCHITECTURE x86)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  set(GRU_ARCHITECTURE arm)
+else()
+  message(FATAL_ERROR "gruengine has no kernels for '${CMAKE_SYSTEM_PROCESSOR}'; "
+                      "it knows x86_64 and aarch64")
+endif()
+
+set(GRU_CPP_DIR "${CMAKE_CURRENT_LIST_DIR}/..")
+
+# Compiles kernels.cpp once per instruction set into `target`, with dispatch and detection.
+function(gru_add_kernels target)
+  set(generated "${CMAKE_CURRENT_BINARY_DIR}/generated")
+  set(entries "")
+  foreach(isa IN LISTS GRU_ISA_ROWS)
+    if(NOT GRU_ISA_${isa}_ARCHITECTURE MATCHES "^(any|${GRU_ARCHITECTURE})$")
+      continue()
+    endif()
+    string(APPEND entries "GRU_ISA_ROW(${isa})\n")
+    set(object "${target}_kernels_${isa}")
+    add_library(${object} OBJECT "${GRU_CPP_DIR}/src/kernels/kernels.cpp")
+    target_compile_features(${object} PRIVATE cxx_std_20)
+    target_include_directories(${object} PRIVATE "${GRU_CPP_DIR}/src")
+    target_compile_definitions(${object} PRIVATE GRU_ISA=${isa}
+                                                 GRU_VEC="${GRU_ISA_${isa}_VECTOR}")
+    # Products and sums are fused only where the source says so: that is part of "one number".
+    # Some warnings of GCC come from its own intrinsics headers.
+    target_compile_options(${object} PRIVATE
+      ${GRU_ISA_${isa}_FLAGS} -ffp-contract=off -fno-math-errno -fno-exceptions
+      $<$<NOT:$<CONFIG:Debug>>:-O3>
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
+    set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON
+                                               CXX_VISIBILITY_PRESET hidden
+                                               INTERPROCEDURAL_OPTIMIZATION OFF)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+  endforeach()
+  file(CONFIGURE OUTPUT "${generated}/isa_list.inc" CONTENT "${entries}" @ONLY)
+  target_include_directories(${target} PRIVATE "${generated}")
+  target_sources(${target} PRIVATE "${GRU_CPP_DIR}/src/isa/dispatch.cpp"
+                                   "${GRU_CPP_DIR}/src/isa/detect_${GRU_ARCHITECTURE}.cpp")
+endfunction()

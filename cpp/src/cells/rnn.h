@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+// The plain recurrent cell (Elman, 1990; ONNX RNN): h' = g(W x + R h + b).
+#pragma once
+
+GRU_BEGIN_KERNELS
+
+struct RnnCell {
+  static constexpr int kGates = 1;
+  static constexpr int kChains = 1;
+  static constexpr int recurrent_chain(int gate) { return gate; }
+  static constexpr bool kReadsH = false;
+  static constexpr bool kReadsC = false;
+  static constexpr bool kWritesC = false;
+  static constexpr bool kReadsGate = false;
+  static constexpr bool kWritesGate = false;
+  static constexpr bool kPeephole = false;
+
+  template <class V, class Functions>
+  static void update(const V* pre, Unit<V>& u, const Functions& f) {
+    u.h_out = f.candidate(pre[0]);
+  }
+};
+
+GRU_END_KERNELS

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+// One step of a recurrent layer: products with x and h, then the cell, for V units at a time.
+#pragma once
+
+#include "cells/unit.h"
+#include "kernels/base.h"
+#include "kernels/functions.h"
+#include "kernels/gemm.h"
+#include "kernels/products.h"
+
+GRU_BEGIN_KERNELS
+
+// The activations nearly every model has, known at compile time.
+struct StandardFunctions {
+  const CellParams& params;
+  Vec gate(Vec x) const { return sigmoid(x); }
+  Vec candidate(Vec x) const { return tanh(x); }
+  Vec output(Vec x) const { return tanh(x); }
+  static constexpr bool coupled() { return false; }
+  bool update_takes() const { return params.update_takes; }
+};
+
+// Any activations, chosen for each vector; pre-activations are clipped.
+struct AnyFunctions {
+  const CellParams& params;
+  Vec clip(Vec x) const {
+    if (params.clip == 0.0f) return x;
+    return max(splat(-params.clip), min(splat(params.clip), x));
+  }
+  Vec gate(Vec x) const { return evaluate_any(params.f, clip(x)); }
+  Vec candidate(Vec x) const { return evaluate_any(params.g, clip(x)); }
+  Vec output(Vec x) const { return evaluate_any(params.h, x); }
+  bool coupled() const { return params.coupled; }
+  bool update_takes() const { return params.update_takes; }
+};
+
+template <class Cell, class Functions>
+GRU_INLINE void update_units(const StepArgs& args, int64_t panel, int64_t row, const Vec* pre) {
+  constexpr int V = Vec::kWidth;
+  const int64_t unit = panel * V;
+  const int64_t left = args.hidden - unit;
+  Unit<Vec> u;
+  if constexpr (Cell::kReadsH) u.h = load_columns(args.h + row * args.ldh + unit, left);
+  if constexpr (Cell::kReadsC) u.c = load_columns(args.c + row * args.ldc + unit, left);
+  if constexpr (Cell::kReadsGate) u.gate = load_columns(args.gate + row * args.ldg + unit, left);
+  u.has_peephole = false;
+  if constexpr (Cell::kPeephole) {
+    if (args.peephole != nullptr) {
+      const float* p = args.peephole + unit * 3;
+      u.has_peephole = true;
+      u.peephole_i = load(p);
+      u.peephole_o = load(p + V);
+      u.peephole_f = load(p + 2 * V);
+    }
+  }
+  Cell::update(pre, u, Functions{*args.params});
+  if constexpr (Cell::kWritesC) store_columns(args.c_out + row * args.ldc_out + unit, u.c, left);
+  if constexpr (Cell::kWritesGate) store_columns(args.gate + row * args.ldg + unit, u.gate, left);
+  store_columns(args.h_out + row * args.ldh_out + unit, u.h_out, left);
+}
+
+// Out of line, so that the common path stays small: pre is [P][R][kChains] vectors.
+template <class Cell, class Functions>
+GRU_NOINLINE void update_tile(const StepArgs& args, int64_t panel, int64_t row, int panels,
+                              int rows, const float* pre) {
+  for (int p = 0; p < panels; ++p) {
+    for (int r = 0; r < rows; ++r) {
+      Vec sums[Cell::kChains];
+      GRU_UNROLL
+      for (int g = 0; g < Cell::kChains; ++g) {
+        sums[g] = load(pre);
+        pre += Vec::kWidth;
+      }
+      update_units<Cell, Functions>(args, panel + p, row + r, sums);
+    }
+  }
+}
+
+template <class Cell>
+struct StepTile {
+  const StepArgs& args;
+  bool standard;
+
+  template <int P, int R>
+  void run(int64_t panel, int64_t row) const {
+    constexpr int V = Vec::kWidth;
+    constexpr int G = Cell::kGates;
+    Vec sums[P][R][Cell::kChains];
+    start(sums, panel, row);
+    const float* w = args.w + panel * args.panel_stride;
+    add_products<P, R, G>(sums, {args.x + row * args.ldx, args.ldx}, {w, args.panel_stride},
+                          args.input, [](int g) { return g; });
+    add_products<P, R, G>(sums, {args.h + row * args.ldh, args.ldh},
+                          {w + args.input * (G * V), args.panel_stride}, args.recurrent,
+                          [](int g) { return Cell::recurrent_chain(g); });
+    if (R == 1 && standard) {
+      GRU_UNROLL
+      for (int p = 0; p < P; ++p) {
+        update_units<Cell, StandardFunctions>(args, panel + p, row, sums[p][0]);
+      }
+    } else {
+      finish_in_memory(sums, panel, row);
+    }
+  }
+
+  template <int P, int R>
+  void start(Vec (&sums)[P][R][Cell::kChains], int64_t panel, int64_t row) const {
+    constexpr int V = Vec::kWidth;
+    constexpr int G = Cell::kGates;
+    GRU_UNROLL
+    for (int p = 0; p < P; ++p) {
+      GRU_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const float* z = args.z + (row + r) * args.ldz + (panel + p) * (G * V);
+        GRU_UNROLL
+        for (int g = 0; g < G; ++g) sums[p][r][g] = load(z + g * V);
+        if constexpr (Cell::kChains > G) sums[p][r][G] = load(args.bias_h + (panel + p) * V);
+      }
+    }
+  }
+
+  // Several rows go through a buffer on the stack: one copy of the update instead of P * R.
+  template <int P, int R>
+  void finish_in_memory(const Vec (&sums)[P][R][Cell::kChains], int64_t panel,
+                        int64_t row) const {
+    constexpr int V = Vec::kWidth;
+    alignas(64) float pre[P * R * Cell::kChains * V];
+    GRU_UNROLL
+    for (int p = 0; p < P; ++p) {
+      GRU_UNROLL
+      for (int r = 0; r < R; ++r) {
+        GRU_UNROLL
+        for (int g = 0; g < Cell::kChains; ++g) {
+          store(pre + ((p * R + r) * Cell::kChains + g) * V, sums[p][r][g]);
+        }
+      }
+    }
+    if (standard) {
+      update_tile<Cell, StandardFunctions>(args, panel, row, P, R, pre);
+    } else {
+      update_tile<Cell, AnyFunctions>(args, panel, row, P, R, pre);
+    }
+  }
+};
+
+template <class Cell>
+static void step(const StepArgs& args) {
+  const StepTile<Cell> tile = {args, args.params->standard};
+  run_tiles<Cell::kGates, Cell::kChains>(tile, args.panel_begin, args.panel_end, args.rows);
+}
+
+GRU_END_KERNELS
