@@ -95,7 +95,7 @@ def reorder_rows(array: Array, cell: str, source: str, axis: int = 0) -> Array:
 
 
 def reorder_blocks(array: Array, blocks: tuple[int, ...], axis: int = 0) -> Array:
-    """Cut ``array`` along ``axis`` into ``len(blocks)`` equal blocks and join them in this order."""
+    """Cut ``array`` into ``len(blocks)`` equal blocks along ``axis``; join them in this order."""
     size, count = array.shape[axis], len(blocks)
     if size % count:
         raise ValueError(f"{size} rows of gates; a multiple of {count} is needed")

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: MIT
+"""ONNX models: bytes in, a ``ModelSpec`` out. NumPy only; nothing of a file is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gruengine.converters import onnx_ops_shape, onnx_recurrent  # they enter their operators
+from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
+from gruengine.converters.onnx_finish import finish_tensors, output_ports, output_values
+from gruengine.converters.onnx_fold import REFUSED, Builder, live_nodes, walk
+from gruengine.converters.onnx_fuse import fuse
+from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, OnnxNode, Value, read_model
+from gruengine.converters.onnx_ops import NEWEST, Call, Refused, load, lower_node
+from gruengine.converters.onnx_tensor import Tensor, type_name
+from gruengine.converters.shapes import Info, merge
+from gruengine.converters.state_pairs import find_pairs
+from gruengine.errors import ModelFileError
+from gruengine.spec import DTYPES, Attr, Graph, ModelSpec, Node, Port
+from gruengine.spec_checks import problems_of
+
+_ = (onnx_ops_shape, onnx_recurrent)
+Array = np.ndarray[Any, Any]
+
+OLDEST = 7
+
+
+def read_onnx(
+    source: bytes,
+    *,
+    path: Path | str | None = None,
+    name: str = "<bytes>",
+    options: Options | None = None,
+) -> tuple[ModelSpec, ConversionReport]:
+    """Convert an ONNX model, exactly or not at all.
+
+    Parameters
+    ----------
+    source : bytes
+        The file.
+    path : Path or str or None
+        Where it lies; external data is read from beside it only.
+    name : str
+        What messages call it.
+    options : Options
+        ``bind`` fixes inputs, ``state`` names the pairs of a stream. The hint ``allow_rounding``
+        accepts float64 values that float32 does not hold exactly.
+
+    Raises
+    ------
+    ModelFileError
+        Bytes that are no ONNX model, or break its format.
+    ConversionError
+        A model that cannot be converted exactly; every reason is listed.
+    """
+    options = options or Options()
+    try:
+        model = read_model(source, None if path is None else Path(os.fspath(path)))
+        spec, report = _Conversion(model, len(source), name, options).run()
+        problems = problems_of(spec)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from None
+    if problems:
+        raise ModelFileError(f"{name}: " + "; ".join(problems[:4]))
+    spec.provenance = {
+        "format": "onnx",
+        "producer": f"{model.producer} {model.producer_version}".strip(),
+        "opset": model.opset,
+        "sha256": hashlib.sha256(source).hexdigest(),
+    }
+    return spec, report
+
+
+@dataclass
+class Scope:
+    """Names of one graph of the file: values, and initializers that nothing has asked for yet."""
+
+    parent: Scope | None = None
+    values: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Conversion:
+    """One conversion of one model."""
+
+    def __init__(self, model: OnnxModel, size: int, name: str, options: Options) -> None:
+        self.model, self.name, self.options = model, name, options
+        rounding = bool(options.hints.get("allow_rounding", False))
+        self.builder = Builder(size, rounding)
+        self.reasons: list[Reason] = []
+        self.report = ConversionReport(name, "onnx", source_bytes=size)
+        self.nodes_before = 0
+
+    def run(self) -> tuple[ModelSpec, ConversionReport]:
+        """Convert; raises ConversionError with all reasons."""
+        graph = self.model.graph
+        self._check_version()
+        self.builder.reserve([value.name for value in graph.outputs])
+        scope, ports = Scope(), self._inputs(graph)
+        self._enter(graph, scope)
+        scope.values.update({port.name: port.name for port in ports})
+        self._bind(graph, scope)
+        self._nodes(graph, scope)
+        spec = self._finish(ports, scope)
+        self._report(spec)
+        return spec, self.report
+
+    def _fail(self) -> None:
+        if self.reasons:
+            raise ConversionError(self.name, self.reasons)
+
+    def _check_version(self) -> None:
+        opset = self.model.opset
+        if not OLDEST <= opset <= NEWEST:
+            what = f"opset {opset}" if opset else "no opset of ONNX's own operators"
+            why = f"opsets {OLDEST} to {NEWEST} are read"
+            self.reasons.append(Reason("", what, why))
+        self._fail()
+
+    # -- inputs -----------------------------------------------------------------------------------
+
+    def _inputs(self, graph: OnnxGraph) -> list[Port]:
+        constant = {tensor.name for tensor in graph.initializers} | set(self.options.bind)
+        symbols = {s for v in graph.inputs for s in v.shape or () if isinstance(s, str)}
+        ports, seen = [], set()
+        for value in graph.inputs:
+            if not value.name or "\0" in value.name or value.name in seen:
+                raise ModelFileError(f"the graph input {value.name!r} has no name, or is there twice")
+            seen.add(value.name)
+            if value.name in constant:
+                continue
+            port = self._port(value, symbols)
+            if port is not None:
+                self.builder.input(port)
+                ports.append(port)
+        return ports
+
+    def _port(self, value: Value, symbols: set[str]) -> Port | None:
+        dtype = type_name(value.elem_type)
+        if dtype == "float64" and self.builder.rounding:
+            self.report.warnings.append(f"input {value.name!r} is float64 in the source")
+            dtype = "float32"
+        problem = ""
+        if value.kind != "tensor" or value.elem_type == 0:
+            problem = "no tensor of a known type" if value.kind == "tensor" else f"a {value.kind}"
+        elif dtype not in DTYPES:
+            problem = dtype
+        elif value.shape is None:
+            problem = "of unknown rank"
+        if problem or value.shape is None:
+            allowed = f"inputs are tensors of {', '.join(DTYPES)} and known rank"
+            self.reasons.append(Reason(value.name, f"input {problem}", allowed))
+            return None
+        sizes: list[int | str] = []
+        for axis, size in enumerate(value.shape):
+            if size is None or size == "":
+                size = wish = f"{value.name}_{axis}"
+                while size in symbols:
+                    size = wish = f"{wish}_"
+                symbols.add(size)
+            sizes.append(size.replace("\0", "") or "size" if isinstance(size, str) else size)
+        return Port(value.name, dtype, tuple(sizes))
+
+    def _bind(self, graph: OnnxGraph, scope: Scope) -> None:
+        declared = {value.name: value for value in graph.inputs}
+        for name, given in self.options.bind.items():
+            value = declared.get(name)
+            if value is None:
+                names = ", ".join(sorted(declared)) or "none"
+                self.reasons.append(Reason("", f"bind {name!r}", f"the inputs are {names}"))
+                continue
+            array, problem = _bound(value, given)
+            if array is None:
+                self.reasons.append(Reason(name, f"bind {name!r}", problem))
+                continue
+            scope.pending.pop(name, None)
+            scope.values[name] = self.builder.constant(array, name)
+
+    def _enter(self, graph: OnnxGraph, scope: Scope) -> None:
+        if graph.sparse:
+            self.reasons.append(Reason(graph.name, "sparse initializers", "tensors must be dense"))
+        for tensor in graph.initializers:
+            if tensor.name in scope.pending:
+                raise ModelFileError(f"the initializer {tensor.name!r} is there twice")
+            scope.pending[tensor.name] = tensor
+
+    # -- nodes ------------------------------------------------------------------------------------
+
+    def _value(self, scope: Scope, name: str, user: str) -> str:
+        """Return the value that a name stands for; decodes an initializer on its first use."""
+        if not name:
+            return ""
+        place: Scope | None = scope
+        while place is not None:
+            if name in place.values:
+                return place.values[name]
+            tensor = place.pending.get(name)
+            if tensor is not None:
+                place.values[name] = self._constant(tensor)
+                return place.values[name]
+            place = place.parent
+        raise ModelFileError(f"{user} needs {name!r}, which nothing before it makes")
+
+    def _constant(self, tensor: Tensor) -> str:
+        try:
+            loaded = load(self.model.loader, tensor, self.builder.rounding, tensor.name)
+        except Refused as refused:
+            reasons = [Reason(tensor.name, what, why) for what, why in refused.reasons]
+            return self.builder.refuse(reasons, (tensor.name,))[0]
+        return self.builder.constant(*loaded)
+
+    def _nodes(self, graph: OnnxGraph, scope: Scope) -> None:
+        for node in graph.nodes:
+            self.nodes_before += 1
+            title = f"node {node.name or node.op!r}"
+            inputs = [self._value(scope, name, title) for name in node.inputs]
+            if node.op == "If" and not node.domain:
+                results = self._if(node, inputs, scope)
+            else:
+                call = Call(self.builder, node, inputs, self.model.opset, self.model.loader)
+                results = lower_node(call)
+            for name, value in zip(node.outputs, results, strict=False):
+                if name in scope.values or name in scope.pending:
+                    raise ModelFileError(f"{title} makes {name!r}, which is there already")
+                if name:
+                    scope.values[name] = value
+
+    def _if(self, node: OnnxNode, inputs: list[str], scope: Scope) -> list[str]:
+        """Inline the branch that a constant condition takes; keep both otherwise."""
+        branches = [node.attrs.get(key) for key in ("then_branch", "else_branch")]
+        graphs = [b for b in branches if isinstance(b, OnnxGraph)]
+        count = len(node.outputs)
+        if len(inputs) != 1 or len(graphs) != 2 or any(len(g.outputs) != count for g in graphs):
+            raise ModelFileError(f"If {node.name!r} needs 1 input and 2 branches of {count} outputs")
+        condition = self.builder.array(inputs[0])
+        if condition is None:
+            return self._keep_if(node, inputs, graphs, scope)
+        if condition.size != 1:
+            raise ModelFileError(f"If {node.name!r} has a condition of {condition.size} values")
+        self.builder.folded += 1
+        return self._inside(graphs[0 if bool(condition.reshape(())) else 1], scope)
+
+    def _inside(self, graph: OnnxGraph, scope: Scope) -> list[str]:
+        inner = Scope(scope)
+        self._enter(graph, inner)
+        self._nodes(graph, inner)
+        return [self._value(inner, v.name, f"the branch {graph.name!r}") for v in graph.outputs]
+
+    def _keep_if(
+        self, node: OnnxNode, inputs: list[str], graphs: list[OnnxGraph], scope: Scope
+    ) -> list[str]:
+        builder, attrs = self.builder, dict[str, Attr]()
+        known: list[list[Info]] = []
+        for key, graph in zip(("then_branch", "else_branch"), graphs, strict=True):
+            with builder.branch() as nodes:
+                results = self._inside(graph, scope)
+                # A branch makes its outputs itself, also when they come from outside.
+                made = [
+                    builder.append(Node("Identity", (v,), (v,)), [builder.info(v)])[0]
+                    for v in results
+                ]
+                known.append([builder.info(name) for name in made])
+            outputs = [_branch_port(n, i) for n, i in zip(made, known[-1], strict=True)]
+            attrs[key] = Graph([], outputs, list(nodes))
+        infos = [merge(*both) for both in zip(*known, strict=True)]
+        kept = Node("If", tuple(inputs), tuple(node.outputs), attrs, node.name)
+        return builder.append(kept, infos)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _finish(self, ports: list[Port], scope: Scope) -> ModelSpec:
+        builder, declared = self.builder, self.model.graph.outputs
+        if not declared:
+            self.reasons.append(Reason("", "no graph output", "at least one is needed"))
+        names = [value.name for value in declared]
+        if len(set(names)) < len(names) or not all(names):
+            raise ModelFileError("graph outputs need names, each of its own")
+        values = [self._value(scope, name, "the graph's outputs") for name in names]
+        nodes = output_values(builder, names, values, {port.name for port in ports})
+        nodes = live_nodes(nodes, set(names))
+        for node in walk(nodes):
+            if node.op == REFUSED:
+                self.reasons += builder.problems.get(node.outputs[0], [])
+        self._fail()
+        nodes, fused = fuse(nodes, builder.tensors, builder.infos, builder.fresh, set(names))
+        self.report.fused = fused
+        outputs = output_ports(builder, declared)
+        graph = Graph(ports, outputs, nodes)
+        tensors = finish_tensors(graph, builder, self.reasons, self.report.warnings)
+        self._fail()
+        spec = ModelSpec(graph, tensors)
+        spec.state = self._state(spec)
+        self._fail()
+        return spec
+
+    def _state(self, spec: ModelSpec) -> tuple[tuple[str, str], ...]:
+        if self.options.state is None:
+            return find_pairs(spec.graph, spec.tensors)
+        inputs = {port.name: port for port in spec.graph.inputs}
+        outputs = {port.name: port for port in spec.graph.outputs}
+        for source, target in self.options.state.items():
+            if source not in inputs or target not in outputs:
+                why = f"inputs are {', '.join(inputs)}; outputs are {', '.join(outputs)}"
+                self.reasons.append(Reason("", f"state {source!r} -> {target!r}", why))
+        return tuple((str(a), str(b)) for a, b in self.options.state.items())
+
+    def _report(self, spec: ModelSpec) -> None:
+        report = self.report
+        for node in walk(spec.graph.nodes):
+            report.nodes_after += 1
+            if node.op == "Recurrent":
+                report.recognised.append(_in_words(node))
+                self._warn_of_broken_export(node)
+        report.folded, report.nodes_before = self.builder.folded, self.nodes_before
+        report.parameters = sum(int(t.size) for t in spec.tensors.values() if t.dtype.kind == "f")
+        report.state = spec.state
+
+    def _warn_of_broken_export(self, node: Node) -> None:
+        """PyTorch 2.9 to 2.12 could write linear_before_reset = 0 for networks that mean 1."""
+        version = self.model.producer_version.split("+")[0].split(".")
+        numbers = [int(part) if part.isdigit() else 0 for part in [*version, "0", "0"][:2]]
+        if self.model.producer != "pytorch" or node.attrs.get("cell") != "gru":
+            return
+        if node.attrs.get("reset") == "before" and (2, 9) <= tuple(numbers) <= (2, 13):
+            self.report.warnings.append(
+                f"GRU {node.name!r}: exports of PyTorch's GRU made with onnxscript 0.5.7 to 0.7.0 lack "
+                "linear_before_reset=1 and compute other numbers than the PyTorch model; this file "
+                "is converted as it is"
+            )
+
+
+def _branch_port(name: str, info: Info) -> Port:
+    sizes = enumerate(info.shape or ())
+    shape = tuple(f"{name}_{i}" if s is None else s for i, s in sizes)
+    return Port(name, info.dtype if info.dtype in DTYPES else "float32", shape)
+
+
+def _bound(value: Value, given: Any) -> tuple[Array | None, str]:
+    """Return the array for a bound input, or None and why it does not fit."""
+    dtype = type_name(value.elem_type)
+    if value.kind != "tensor" or dtype not in DTYPES:
+        return None, f"the input is {dtype}; {', '.join(DTYPES)} can be bound"
+    try:
+        array = np.asarray(given)
+        wanted = array.astype(dtype)
+    except (ValueError, TypeError, OverflowError):
+        return None, f"the value is no array of {dtype}"
+    if array.dtype.kind not in "biuf":
+        return None, f"the value is {array.dtype}; the input is {dtype}"
+    exact = np.array_equal(wanted, array) or (array.dtype.kind == "f" == wanted.dtype.kind)
+    if not exact or (array.dtype.kind == "b") != (dtype == "bool"):
+        return None, f"the value {str(given)[:40]} is {array.dtype}; the input is {dtype}"
+    shape = value.shape
+    if shape is not None:
+        fits = len(shape) == wanted.ndim and all(
+            not isinstance(s, int) or s == n for s, n in zip(shape, wanted.shape, strict=True)
+        )
+        if not fits:
+            return None, f"the value has shape {list(wanted.shape)}; the input has {list(shape)}"
+    return np.array(wanted), ""
+
+
+def _in_words(node: Node) -> str:
+    cell, hidden = str(node.attrs["cell"]).upper(), node.attrs["hidden_size"]
+    return f"{node.name or node.outputs[0]}: {cell} {hidden} {node.attrs['direction']}"

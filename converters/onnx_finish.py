@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""The last steps of a conversion: names of outputs, element types of what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gruengine.converters.base import Reason
+from gruengine.converters.onnx_fold import Builder, rename, walk
+from gruengine.converters.onnx_model import Value
+from gruengine.converters.onnx_tensor import type_name
+from gruengine.spec import DTYPES, Graph, Node, Port
+
+Array = np.ndarray[Any, Any]
+
+
+def output_values(
+    builder: Builder, names: Sequence[str], values: Sequence[str], inputs: set[str]
+) -> list[Node]:
+    """Return all nodes, such that each graph output has its name of the source."""
+    made = {name for node in builder.nodes for name in node.outputs if name}
+    renamed: dict[str, str] = {}
+    extra: list[Node] = []
+    for name, value in zip(names, values, strict=True):
+        builder.infos[name] = builder.info(value)
+        if value in made and value not in renamed:
+            renamed[value] = name
+        elif name not in inputs:
+            extra.append(Node("Identity", (value,), (name,)))
+    return rename([*builder.nodes, *extra], renamed)
+
+
+def output_ports(builder: Builder, declared: Sequence[Value]) -> list[Port]:
+    """Return the graph outputs: what is known of them, else what the source declares."""
+    ports = []
+    for value in declared:
+        info, told = builder.info(value.name), value.shape
+        dtype = info.dtype or type_name(value.elem_type)
+        sizes = info.shape if info.shape is not None else told or ()
+        told = told if told is not None and len(told) == len(sizes) else (None,) * len(sizes)
+        shape = tuple(
+            size if size is not None else declared_size or f"{value.name}_{axis}"
+            for axis, (size, declared_size) in enumerate(zip(sizes, told, strict=True))
+        )
+        clean = tuple(s.replace("\0", "") or "size" if isinstance(s, str) else s for s in shape)
+        ports.append(Port(value.name, dtype if dtype in DTYPES else "float32", clean))
+    return ports
+
+
+def finish_tensors(
+    graph: Graph, builder: Builder, reasons: list[Reason], warnings: list[str]
+) -> dict[str, Array]:
+    """Return the constants that the graph needs, in the types of a model file."""
+    needed = {name for node in walk(graph.nodes) for name in node.inputs}
+    needed |= {port.name for port in graph.outputs}
+    tensors: dict[str, Array] = {}
+    for name in [name for name in builder.tensors if name in needed]:
+        array = np.ascontiguousarray(builder.tensors[name]).reshape(builder.tensors[name].shape)
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)
+        elif array.dtype == np.float64:
+            with np.errstate(over="ignore"):
+                narrow = array.astype(np.float32)
+            if not np.array_equal(narrow.astype(np.float64), array, equal_nan=True):
+                why = "float32 must hold every value, or allow_rounding=True be given"
+                reasons.append(Reason(name, "a float64 constant", why))
+            array = narrow
+        elif array.dtype.name not in DTYPES:
+            why = f"constants are {', '.join(DTYPES)} at run time"
+            reasons.append(Reason(name, f"a constant of {array.dtype}", why))
+        tensors[name] = array
+    if builder.rounding and builder.rounded:
+        warnings.append(f"float64 values were rounded to float32 in {builder.rounded} tensors")
+    return tensors
