@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import Union
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Union
 
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.errors import FileAccessError, InvalidTypeError, ModelFileError, UnsupportedError
@@ -21,6 +23,8 @@ __all__ = [
     "ConversionReport",
     "Options",
     "Reason",
+    "is_model_file",
+    "load_source",
     "read",
     "read_file",
     "sniff",
@@ -34,6 +38,8 @@ FORMATS = {
     "torch-legacy": "PyTorch checkpoint (legacy pickle)",
     "onnx": "ONNX model",
 }
+
+_LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
 
 Source = Union[str, "os.PathLike[str]", bytes]
 
@@ -94,15 +100,46 @@ def read_file(path: str) -> bytes:
     FileAccessError
         The file does not exist, is no regular file, or may not be read.
     """
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
     try:
         # Without O_NONBLOCK a named pipe would wait for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file.read()
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise FileAccessError(f"cannot read {path!r}: it is not a regular file")
+            yield file
+    except FileAccessError:
+        raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileAccessError(f"cannot read {path!r}: {reason}") from error
-    raise FileAccessError(f"cannot read {path!r}: it is not a regular file")
+        text = f"cannot read {path!r}: {error.strerror or error}"
+        raise (
+            FileAccessError(error.errno, text) if error.errno else FileAccessError(text)
+        ) from error
+
+
+def is_model_file(source: Source) -> bool:
+    """Tell whether ``source`` is a file that gruengine wrote, by its header alone.
+
+    Raises
+    ------
+    FileAccessError
+        The file does not exist, is no regular file, or may not be read.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        data = load_source(source)[0]
+        return _is_safetensors(data) and _has_own_metadata(data)
+    with _opened(os.fspath(source)) as file:
+        start = file.read(9)
+        if len(start) < 9 or start[8:] != b"{":
+            return False
+        (length,) = struct.unpack("<Q", start[:8])
+        if length > _LONGEST_HEADER:
+            return False
+        return _has_own_metadata(start + file.read(length - 1))
 
 
 def sniff(data: bytes, name: str = "<bytes>") -> str:
@@ -129,6 +166,25 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
         if data.startswith(magic, 4 if magic == b"TFL3" else 0):
             raise UnsupportedError(f"{name} is {what}; {_allowed()}")
     raise ModelFileError(f"{name} is {_looks_like(data)}; {_allowed()}")
+
+
+def is_model_file(source: Source) -> bool:
+    """Tell whether ``source`` is a model file of gruengine, by its header alone."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        return _is_safetensors(data) and _has_own_metadata(data)
+    path = os.fspath(source)
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(9)
+            if len(head) < 9 or head[8:9] != b"{":
+                return False
+            (length,) = struct.unpack("<Q", head[:8])
+            return 2 <= length <= size - 8 and _has_own_metadata(head + file.read(length - 1))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileAccessError(f"cannot read {path!r}: {reason}") from error
 
 
 _OTHERS = (

@@ -13,9 +13,9 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
+from gruengine import __version__
 from gruengine.cli_text import fields, print_json, progress, size, table
 from gruengine.errors import GruEngineError, InvalidInputError
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert, check, run and time LSTM, GRU and RNN models on the CPU.",
         epilog="exit codes: 0 done, 1 a check failed, 2 bad usage or refused",
     )
-    parser.add_argument("--version", action="version", version=f"gruengine {version('gruengine')}")
+    parser.add_argument("--version", action="version", version=f"gruengine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_inspect(commands)
@@ -280,19 +280,12 @@ def _info(args: argparse.Namespace) -> int:
     return OK
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, item in value.items():
-        if isinstance(item, dict):
-            rows += _flat(item, f"{prefix}{key}.")
-        elif isinstance(item, (list, tuple)) and all(isinstance(one, dict) for one in item):
-            for one in item:
-                named = one.get("name", "")
-                rows += _flat({k: v for k, v in one.items() if k != "name"}, f"{key}.{named}.")
-        elif isinstance(item, (list, tuple)):
-            rows.append((prefix + key, ", ".join(str(one) for one in item)))
-        else:
-            rows.append((prefix + key, str(item)))
+def _flat(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """One line a fact, and one for each instruction set."""
+    rows = [(key, str(item)) for key, item in found.items() if not isinstance(item, dict)]
+    for name, facts in found["isas"].items():
+        reason = f" ({facts['reason']})" if facts["reason"] else ""
+        rows.append((f"isa {name}", ("yes" if facts["supported"] else "no") + reason))
     return rows
 
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from gruengine.cli_text import fields, seconds, table
 from gruengine.errors import UnsupportedError
+from gruengine.parity import make_inputs
 
 if TYPE_CHECKING:
     from gruengine.model import Model
+    from gruengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], object]
@@ -32,13 +34,15 @@ def bench(
     dict
         ``cases``: name, frames, seconds (median), ``onnxruntime_seconds`` or None.
     """
-    from gruengine.conversion import load_model
+    from gruengine.conversion import read_spec
+    from gruengine.model import Model
 
-    model = load_model(path, num_threads=threads, **options)
+    spec = read_spec(path, **options)
+    model = Model.from_spec(spec, num_threads=threads)
     session, note = _session(path, threads)
     sizes = dict(options.get("sizes") or {})
     cases = []
-    for name, count, call, feed in _cases(model, frames, batch, sizes):
+    for name, count, call, feed in _cases(model, spec, frames, batch, sizes):
         calls = [call]
         if session is not None:
             calls.append(_onnx_call(session, feed, options.get("bind", {})))
@@ -52,11 +56,7 @@ def bench(
                 "onnxruntime_seconds": times[1] if len(times) > 1 else None,
             }
         )
-    import gruengine
-
-    machine = gruengine.info()
-    return {"path": path, "threads": threads, "isa": machine.get("isa"), "cases": cases,
-            "note": note}  # fmt: skip
+    return {"path": path, "threads": threads, "isa": model.isa, "cases": cases, "note": note}
 
 
 def measure(calls: list[Call], repeats: int) -> list[float]:
@@ -81,7 +81,7 @@ def _rounds(call: Call) -> int:
 
 
 def _cases(
-    model: Model, frames: int, batch: int, sizes: dict[str, int]
+    model: Model, spec: ModelSpec, frames: int, batch: int, sizes: dict[str, int]
 ) -> list[tuple[str, int, Call, dict[str, Array]]]:
     """Return name, frames, call and the same inputs for another engine."""
     streamable = model.streamable
@@ -91,12 +91,12 @@ def _cases(
         known[streamable.batch] = batch
     if streamable.form:
         one_frame = {**known, streamable.time: 1} if streamable.time else known
-        feed = _inputs(model, one_frame)
+        feed = make_inputs(spec, one_frame)
         found.append(("step", 1, _step_call(model, feed, batch), feed))
     if streamable.form != "calls":
         if streamable.time:
             known[streamable.time] = frames
-        feed = _inputs(model, known)
+        feed = make_inputs(spec, known)
         found.append(("sequence", frames, lambda: model.run_graph(feed), feed))
     return found
 
@@ -109,14 +109,6 @@ def _step_call(model: Model, feed: dict[str, Array], batch: int) -> Call:
     value = feed[frames.port.name]
     frame = value if frames.time is None else np.ascontiguousarray(value.take(0, frames.time))
     return lambda: stream.step(frame)
-
-
-def _inputs(model: Model, sizes: dict[str, int]) -> dict[str, Array]:
-    from gruengine.parity import make_inputs
-
-    if model.spec is None:
-        raise UnsupportedError("the model was loaded without its graph; time the file instead")
-    return make_inputs(model.spec, sizes)
 
 
 def _session(path: str, threads: int) -> tuple[Any, str]:

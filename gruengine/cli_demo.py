@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+#: What a state_dict does not say.
+CHECKPOINT_HINTS = {"batch_first": True, "output": "sequence", "activations": {"head": "none"}}
 #: The first predictions are made before the network has seen enough.
 WARM_UP = 50
 _PLOTTED = slice(300, 364)
@@ -56,7 +58,7 @@ def demo() -> int:
     with tempfile.TemporaryDirectory() as folder:
         models = [
             _convert("demo.onnx", folder),
-            _convert("demo.pt", folder, batch_first=True),
+            _convert("demo.pt", folder, **CHECKPOINT_HINTS),
         ]
         ok = _verify(folder)
         signal = np.load(demo_file("demo_signal.npy"))

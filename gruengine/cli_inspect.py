@@ -7,9 +7,10 @@ import hashlib
 import os
 from typing import Any
 
+from gruengine.cli_refused import contents
 from gruengine.cli_text import fields, shape, size, table
 from gruengine.converters import FORMATS, load_source, read, sniff
-from gruengine.converters.base import Options
+from gruengine.converters.base import ConversionError, Options
 from gruengine.errors import GruEngineError
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
@@ -17,20 +18,31 @@ from gruengine.spec import Graph, ModelSpec, Node, Port
 def describe(path: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return everything ``inspect`` shows, as JSON values.
 
+    A model that is refused is described by what its file holds, with the reasons.
+
     Raises
     ------
-    FileAccessError, ModelFileError, ConversionError
+    FileAccessError, ModelFileError, UnsupportedError
         As ``gruengine.convert``.
     """
     data, _, name = load_source(path)
+    kind = sniff(data, name)
     hints = {k: v for k, v in options.items() if k not in ("bind", "state", "sizes")}
-    spec, report = read(path, Options(options.get("bind", {}), options.get("state"), hints))
-    floats = [tensor for tensor in spec.tensors.values() if tensor.dtype.kind == "f"]
-    return {
+    found: dict[str, Any] = {
         "path": os.fspath(path),
-        "format": FORMATS[sniff(data, name)],
+        "format": FORMATS[kind],
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    try:
+        spec, report = read(path, Options(options.get("bind", {}), options.get("state"), hints))
+    except ConversionError as error:
+        reasons = [str(reason) for reason in error.reasons]
+        return {**found, "converts": False, "reasons": reasons, **contents(kind, data, path)}
+    floats = [tensor for tensor in spec.tensors.values() if tensor.dtype.kind == "f"]
+    return {
+        **found,
+        "converts": True,
         "provenance": spec.provenance,
         "inputs": [_port(port) for port in spec.graph.inputs],
         "outputs": [_port(port) for port in spec.graph.outputs],
@@ -105,19 +117,27 @@ def _cell(node: Node, spec: ModelSpec) -> str:
 
 def in_words(found: dict[str, Any]) -> str:
     """Return the description for a person."""
-    source = found["provenance"].get("source_format") or found["provenance"].get("format", "")
-    ports = [
-        (kind if i == 0 else " ", f"{p['name']}  {p['dtype']} {shape(p['shape'])}")
-        for kind in ("inputs", "outputs")
-        for i, p in enumerate(found[kind])
-    ]
-    weight = f"{found['parameters']:,} float32 ({size(found['parameter_bytes'])})"
     head = [
         ("format", found["format"]),
-        ("source", str(source)),
         ("file", f"{size(found['bytes'])}, sha256 {found['sha256'][:16]}"),
-        ("parameters", weight),
-        *ports,
+    ]
+    body = _converted(found) if found["converts"] else _refused(found)
+    return "\n".join([found["path"], fields(head + body[0]), "", body[1]])
+
+
+def _ports(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (kind if i == 0 else " ", f"{p['name']}  {p['dtype']} {shape(p['shape'])}")
+        for kind in ("inputs", "outputs")
+        for i, p in enumerate(found.get(kind, ()))
+    ]
+
+
+def _converted(found: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    pairs = [
+        ("source", str(found["provenance"].get("source_format", ""))),
+        ("parameters", f"{found['parameters']:,} float32 ({size(found['parameter_bytes'])})"),
+        *_ports(found),
         ("state", ", ".join(f"{before} -> {after}" for before, after in found["state"])),
         ("streaming", found["streaming"]),
         ("parity", f"sample by {found['parity']}" if found["parity"] else ""),
@@ -126,4 +146,17 @@ def in_words(found: dict[str, Any]) -> str:
     rows = [("#", "operator", "sizes", "node")]
     for i, node in enumerate(found["nodes"]):
         rows.append((str(i), node["operator"], node["sizes"], node["name"]))
-    return "\n".join([found["path"], fields(head), "", table(rows, right=(0,))])
+    return pairs, table(rows, right=(0,))
+
+
+def _refused(found: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    operators = ", ".join(f"{count} {name}" for name, count in found.get("operators", {}).items())
+    pairs = [
+        ("producer", found.get("producer", "")),
+        *_ports(found),
+        ("operators", operators),
+        *(("refused" if i == 0 else " ", reason) for i, reason in enumerate(found["reasons"])),
+    ]
+    rows = [("tensor", "dtype", "shape")]
+    rows += [(t["name"], t["dtype"], shape(t["shape"])) for t in found["tensors"]]
+    return pairs, table(rows)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gruengine.converters import is_model_file
 from gruengine.converters import read as read_source
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
-from gruengine.errors import InvalidInputError, UnsupportedError
+from gruengine.errors import InvalidInputError
 from gruengine.parity import TOLERANCE, Check, compare, make_sample
 from gruengine.spec import ModelSpec
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Path = str | os.PathLike[str]
-
-COMPUTE_TYPES = ("float32", "auto")
 
 
 @dataclass
@@ -91,6 +90,8 @@ def convert(
     UnsupportedError
         A compute type that does not exist.
     """
+    from gruengine.model import check_compute_type
+
     check_compute_type(compute_type)
     spec, report, _ = prepare(source, bind=bind, state=state, **hints)
     spec.save(destination)
@@ -143,20 +144,27 @@ def from_torch(
     return _finish(spec, report, sizes)
 
 
-def load_model(
-    source: Path,
+def load_model(source: Path | bytes, *, num_threads: int = 1, **options: Any) -> Model:
+    """Return the model of any source that ``convert`` reads, without a parity check.
+
+    ``options`` are ``bind``, ``state`` and the hints of ``convert``.
+    """
+    from gruengine.model import Model
+
+    return Model.from_spec(read_spec(source, **options), num_threads=num_threads)
+
+
+def read_spec(
+    source: Path | bytes,
     *,
-    num_threads: int = 1,
     bind: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
     **hints: Any,
-) -> Model:
-    """Return the model of any source that ``convert`` reads, without a parity check."""
-    from gruengine.model import Model
-
+) -> ModelSpec:
+    """Return the spec of any source that ``convert`` reads, with the options of ``convert``."""
     hints.pop("sizes", None)
     spec, _ = read_source(source, Options(bind or {}, state, hints))
-    return Model.from_spec(spec, num_threads=num_threads)
+    return spec
 
 
 def save_spec(spec: ModelSpec, destination: Path) -> None:
@@ -164,14 +172,6 @@ def save_spec(spec: ModelSpec, destination: Path) -> None:
     spec.parity = spec.parity or make_sample(spec)
     _check_sample(_engine(spec), spec, "the model")
     spec.save(destination)
-
-
-def check_compute_type(compute_type: str) -> None:
-    """Raise UnsupportedError unless ``compute_type`` exists."""
-    if compute_type not in COMPUTE_TYPES:
-        raise UnsupportedError(
-            f"compute_type is {compute_type!r}; this version has {' and '.join(COMPUTE_TYPES)}"
-        )
 
 
 def streaming_in_words(model: Model) -> str:
@@ -224,7 +224,8 @@ def verify(
         raise InvalidInputError(f"tolerance is {tolerance!r}; it must be a positive number")
     sizes = hints.pop("sizes", None)
     options = Options(bind or {}, state, hints)
-    spec, _ = read_source(path, options)
+    # A model file knows its own facts; the options are for the source.
+    spec, _ = read_source(path, None if is_model_file(path) else options)
     model = _engine(spec)
     report = VerifyReport(str(os.fspath(path)))
     sample = spec.parity
