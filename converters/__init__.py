@@ -168,25 +168,6 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
     raise ModelFileError(f"{name} is {_looks_like(data)}; {_allowed()}")
 
 
-def is_model_file(source: Source) -> bool:
-    """Tell whether ``source`` is a model file of gruengine, by its header alone."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        return _is_safetensors(data) and _has_own_metadata(data)
-    path = os.fspath(source)
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(9)
-            if len(head) < 9 or head[8:9] != b"{":
-                return False
-            (length,) = struct.unpack("<Q", head[:8])
-            return 2 <= length <= size - 8 and _has_own_metadata(head + file.read(length - 1))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileAccessError(f"cannot read {path!r}: {reason}") from error
-
-
 _OTHERS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"),
     (b"TFL3", "a TensorFlow Lite model"),

@@ -6,7 +6,6 @@
 namespace gruengine {
 namespace {
 
-constexpr int64_t kTile = 16;
 constexpr int64_t kFewBytes = 64;
 
 template <class T>
@@ -21,22 +20,6 @@ void copy_row(const T* from, int64_t stride, T* to, int64_t to_stride, int64_t n
     std::fill_n(to, n, *from);
   } else {
     for (int64_t i = 0; i < n; ++i) to[i * to_stride] = from[i * stride];
-  }
-}
-
-// to[column * to_stride + row] = from[row * from_stride + column], tile by tile.
-template <class T>
-void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows,
-               int64_t columns) {
-  for (int64_t r = 0; r < rows; r += kTile) {
-    const int64_t row_end = std::min(rows, r + kTile);
-    for (int64_t c = 0; c < columns; c += kTile) {
-      const int64_t column_end = std::min(columns, c + kTile);
-      for (int64_t column = c; column < column_end; ++column) {
-        T* line = to + column * to_stride;
-        for (int64_t row = r; row < row_end; ++row) line[row] = from[row * from_stride + column];
-      }
-    }
   }
 }
 

@@ -6,6 +6,23 @@
 
 namespace gruengine {
 
+// to[column * to_stride + row] = from[row * from_stride + column], tile by tile.
+template <class T>
+void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows,
+               int64_t columns) {
+  constexpr int64_t kTile = 16;
+  for (int64_t r = 0; r < rows; r += kTile) {
+    const int64_t row_end = std::min(rows, r + kTile);
+    for (int64_t c = 0; c < columns; c += kTile) {
+      const int64_t column_end = std::min(columns, c + kTile);
+      for (int64_t column = c; column < column_end; ++column) {
+        T* line = to + column * to_stride;
+        for (int64_t row = r; row < row_end; ++row) line[row] = from[row * from_stride + column];
+      }
+    }
+  }
+}
+
 class StridedCopy {
  public:
   // Copies dims elements of `dtype`; strides in elements, of any sign, 0 to repeat a source.

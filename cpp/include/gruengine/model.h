@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+// A loaded model: immutable, shared by any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gruengine/error.h"
+#include "gruengine/graph.h"
+
+namespace gruengine {
+
+class Engine;  // engine/engine.h: the graph, its weights and its plans
+
+struct ModelOptions {
+  int num_threads = 1;
+};
+
+// Bytes of somebody else's: row-major, contiguous.
+struct ConstView {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  Dims dims;
+};
+
+// How a model streams, or why it does not.
+struct Streaming {
+  enum class Form { kNone, kFrames, kCalls };
+  Form form = Form::kNone;
+  std::string time;    // kFrames: the symbol of the time axis
+  std::string batch;   // the symbol of the batch axis, "" when it is fixed
+  std::string node;    // kNone: the node that stands in the way, "" when it is the whole graph
+  std::string reason;  // in words, for every form
+};
+
+// One array of a stream's state.
+struct StateEntry {
+  std::string name;  // "<node>.h", "<node>.c", or the graph input it stands for
+  DType dtype = DType::kFloat32;
+  Dims dims;
+  int64_t offset = 0;  // in bytes, from the start of the state
+};
+
+// Called once for each output, in order, with its shape: returns where to write it.
+using OutputAllocator = std::function<void*(size_t output, DType dtype, const Dims& dims)>;
+
+class Model {
+ public:
+  // Throws Error(kIo), Error(kInvalidFile) or Error(kUnsupported).
+  static std::shared_ptr<const Model> open(const std::string& path, const ModelOptions& options);
+  static std::shared_ptr<const Model> from_memory(std::vector<uint8_t> bytes,
+                                                  const ModelOptions& options);
+
+  const std::vector<Port>& inputs() const;
+  const std::vector<Port>& outputs() const;
+  const std::vector<StatePair>& state_pairs() const;
+  const Streaming& streaming() const;
+  const std::string& hash() const;
+  const std::string& provenance() const;  // JSON
+  std::string isa() const;
+  int num_threads() const;
+  int64_t packed_bytes() const;
+  // The recorded run of the file; empty when it has none.
+  std::map<std::string, ConstView> parity_inputs() const;
+  std::map<std::string, ConstView> parity_outputs() const;
+  const std::string& parity_oracle() const;
+
+  // Runs the graph on all its inputs, in the order of inputs().
+  void run(const std::vector<ConstView>& inputs, const OutputAllocator& allocate) const;
+
+  // Runs whole sequences from a state and leaves the state after them in `state`, whose layout is
+  // state_layout(inputs). Inputs of state pairs are taken from the state: their views are ignored.
+  // An empty `state` starts from the initial state. `lengths` is [N] or nullptr; its rows stop there.
+  void run_from(const std::vector<ConstView>& inputs, const int64_t* lengths, int64_t rows,
+                std::vector<uint8_t>& state, const OutputAllocator& allocate) const;
+  std::vector<StateEntry> state_layout(const std::vector<Dims>& inputs) const;
+
+  const Engine& engine() const { return *engine_; }
+  Model(std::unique_ptr<Engine> engine);
+  ~Model();
+
+ private:
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace gruengine

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#include "engine/buffer.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "gruengine/error.h"
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace gruengine {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes, bool huge) : size_(bytes), alignment_(huge ? kHugePage : kAlignment) {
+  if (bytes == 0) return;
+  const size_t rounded = round_up(bytes, alignment_);
+  data_ = static_cast<char*>(std::aligned_alloc(alignment_, rounded));
+  if (data_ == nullptr) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "not enough memory for " + std::to_string(bytes) + " bytes");
+  }
+#ifdef __linux__
+  if (huge) madvise(data_, rounded, MADV_HUGEPAGE);
+#endif
+  std::memset(data_, 0, bytes);
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      alignment_(other.alignment_) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(alignment_, other.alignment_);
+  return *this;
+}
+
+Buffer::~Buffer() { std::free(data_); }
+
+char* Arena::take(int64_t bytes) {
+  const size_t need = round_up(static_cast<size_t>(std::max<int64_t>(bytes, 1)), kAlignment);
+  if (blocks_.empty() || used_ + need > blocks_.back().size()) {
+    const size_t block = huge_ ? kHugePage : size_t{16} << 10;
+    blocks_.emplace_back(round_up(need, block), huge_);
+    used_ = 0;
+  }
+  char* at = blocks_.back().data() + used_;
+  used_ += need;
+  taken_ += static_cast<int64_t>(need);
+  return at;
+}
+
+}  // namespace gruengine

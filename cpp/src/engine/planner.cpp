@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: MIT
+#include "engine/planner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace gruengine {
+namespace {
+
+constexpr int kMaxDepth = 32;
+// Operators that move elements without changing them.
+constexpr const char* kMoves[] = {"Shape",    "Gather",  "Slice",     "Squeeze", "Unsqueeze",
+                                  "Concat",   "Reshape", "Identity",  "Cast",    "Expand",
+                                  "Flatten",  "Split",   "Transpose", "Tile"};
+
+bool moves(const std::string& op) {
+  return std::any_of(std::begin(kMoves), std::end(kMoves),
+                     [&](const char* name) { return op == name; });
+}
+
+// Whether an integer constant holds `number`. Other constants: assumed to.
+bool holds(const Value& value, int64_t number) {
+  const int64_t n = count(value.dims);
+  if (value.dtype == DType::kInt64) {
+    const auto* at = static_cast<const int64_t*>(value.constant);
+    return std::find(at, at + n, number) != at + n;
+  }
+  if (value.dtype == DType::kInt32) {
+    const auto* at = static_cast<const int32_t*>(value.constant);
+    return std::find(at, at + n, number) != at + n;
+  }
+  return true;
+}
+
+std::string label(const Node& node) {
+  return node.name.empty() ? node.op : node.op + " '" + node.name + "'";
+}
+
+}  // namespace
+
+Planner::Planner(const PlanSource& source, const PlanRequest& request)
+    : source_(source), request_(request) {
+  for (const auto& [name, value] : source.constants) {
+    fold_limit_ += 16 * count(value.dims) * size_of(value.dtype);
+  }
+}
+
+std::shared_ptr<const Plan> Planner::build() {
+  declare_inputs();
+  plan_graph(source_.graph);
+  index_ = static_cast<int>(plan_->slots.size()) + index_;  // outputs outlive every node
+  declare_outputs();
+  emit_state_copies();
+  lay_out();
+  return plan_;
+}
+
+void Planner::declare_inputs() {
+  const auto& ports = source_.graph.inputs;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    Value value;
+    value.dtype = ports[i].dtype;
+    value.dims = request_.inputs[i];
+    const int64_t bytes = count(value.dims) * size_of(value.dtype);
+    for (size_t axis = 0; axis < ports[i].shape.size(); ++axis) {
+      if (request_.time.empty() || ports[i].shape[axis].symbol != request_.time) continue;
+      if (value.time.kind == Time::kFrames) fail_frames("", ports[i].name + " has two time axes");
+      value.time = frames(static_cast<int>(axis));
+    }
+    if (request_.stateful && is_state_input(ports[i].name)) {
+      value.slot = state_slot(ports[i].name, value.dtype, value.dims, nullptr);
+      value.carried = true;
+      if (value.time.kind == Time::kConstant) value.time.kind = Time::kLatest;
+    } else {
+      SlotInfo info;
+      info.base = SlotInfo::kInput;
+      info.bytes = bytes;
+      info.index = static_cast<int>(i);
+      value.slot = new_slot(info);
+    }
+    scopes_[0][ports[i].name] = value;
+    plan_->inputs.push_back(value);
+  }
+  if (request_.lengths) {
+    SlotInfo info;
+    info.base = SlotInfo::kLengths;
+    lengths_slot_ = new_slot(info);
+  }
+}
+
+void Planner::plan_graph(const Graph& graph) {
+  for (const Node& node : graph.nodes) {
+    if (node.op == "If") {
+      plan_if(node);
+    } else {
+      plan_node(node);
+    }
+    ++index_;
+  }
+}
+
+void Planner::plan_node(const Node& node) {
+  const PlanFunction plan = find_op(node.op);
+  if (plan == nullptr) {
+    throw Error(ErrorCode::kUnsupported, label(node) + ": this version does not run the operator");
+  }
+  fold_ = {};
+  fold_.on = node.op != "Recurrent";
+  bool carried = true;
+  bool any = false;
+  for (const std::string& name : node.inputs) {
+    if (name.empty()) continue;
+    const Value& input = value(node, name);
+    touch(input.slot);
+    any = true;
+    fold_.on = fold_.on && input.constant != nullptr;
+    fold_.sized_by_time = fold_.sized_by_time || (input.constant != nullptr && input.sized_by_time);
+    carried = carried && (input.constant != nullptr || input.carried);
+  }
+  fold_.on = fold_.on && any;
+  fold_.of_model = fold_arena_ != nullptr;
+  NodeBuilder builder(*this, node);
+  plan(builder);
+  for (const std::string& name : node.outputs) {
+    if (name.empty()) continue;
+    const auto found = scopes_.back().find(name);
+    if (found == scopes_.back().end()) {
+      builder.refuse(ErrorCode::kInvalidFile, "has no output '" + name + "' with these inputs");
+    }
+    if (found->second.constant == nullptr) found->second.carried = carried && any;
+  }
+  plan_->temporaries.clear();
+  fold_ = {};
+}
+
+void Planner::plan_if(const Node& node) {
+  const Value& condition = value(node, node.inputs.empty() ? "" : node.inputs[0]);
+  if (condition.constant == nullptr || condition.dtype != DType::kBool ||
+      count(condition.dims) != 1) {
+    throw Error(ErrorCode::kUnsupported,
+                label(node) + ": its condition depends on data; it must follow from shapes alone");
+  }
+  if (condition.sized_by_time) fail_frames(label(node), "branches on the number of frames");
+  if (++depth_ > kMaxDepth) {
+    throw Error(ErrorCode::kInvalidFile, label(node) + ": subgraphs nest deeper than 32");
+  }
+  const bool yes = *static_cast<const uint8_t*>(condition.constant) != 0;
+  const auto found = node.attributes.find(yes ? "then_branch" : "else_branch");
+  const auto* branch = found == node.attributes.end()
+                           ? nullptr
+                           : std::get_if<std::shared_ptr<const Graph>>(&found->second);
+  if (branch == nullptr || *branch == nullptr ||
+      (*branch)->outputs.size() < node.outputs.size()) {
+    throw Error(ErrorCode::kInvalidFile, label(node) + ": a branch or an output of it is missing");
+  }
+  scopes_.emplace_back();
+  plan_graph(**branch);
+  std::vector<Value> results;
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    results.push_back(value(node, (*branch)->outputs[i].name));
+  }
+  scopes_.pop_back();
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (node.outputs[i].empty()) continue;
+    results[i].sized_by_time = results[i].sized_by_time || condition.sized_by_time;
+    define(node, node.outputs[i], results[i]);
+  }
+  --depth_;
+}
+
+void Planner::declare_outputs() {
+  const auto& ports = source_.graph.outputs;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const Node none{"output", ports[i].name, {}, {}, {}};
+    Value value = this->value(none, ports[i].name);
+    touch(value.slot);
+    const bool is_state =
+        request_.stateful && std::any_of(source_.state.begin(), source_.state.end(),
+                                         [&](const auto& s) { return s.output == ports[i].name; });
+    if (!is_state) {
+      SlotInfo& info = plan_->slots[value.slot];
+      if (info.base == SlotInfo::kArena) {
+        info.base = SlotInfo::kOutput;
+        info.index = static_cast<int>(i);
+      } else {
+        SlotInfo copy;
+        copy.base = SlotInfo::kOutput;
+        copy.index = static_cast<int>(i);
+        copy.bytes = count(value.dims) * size_of(value.dtype);
+        const Slot from = value.slot;
+        const Slot to = new_slot(copy);
+        const auto bytes = static_cast<size_t>(copy.bytes);
+        plan_->steps.push_back({[from, to, bytes](const Frame& f) {
+          if (bytes != 0) std::memcpy(f.at<char>(to), f.at<char>(from), bytes);
+        }});
+        value.slot = to;
+      }
+    }
+    plan_->outputs.push_back(value);
+  }
+}
+
+void Planner::emit_state_copies() {
+  if (!request_.stateful || source_.state.empty()) return;
+  struct Copy {
+    Slot from, to;
+    size_t bytes;
+  };
+  std::vector<Copy> first, second;
+  for (const StatePair& pair : source_.state) {
+    const Node none{"state", pair.output, {}, {}, {}};
+    const Value& from = value(none, pair.output);
+    const Value& to = value(none, pair.input);
+    if (from.dims != to.dims || from.dtype != to.dtype) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "state output '" + pair.output + "' has shape " + to_string(from.dims) +
+                      " where its input '" + pair.input + "' has " + to_string(to.dims));
+    }
+    touch(from.slot);
+    const auto bytes = static_cast<size_t>(count(to.dims) * size_of(to.dtype));
+    Slot source = from.slot;
+    if (plan_->slots[source].base == SlotInfo::kState) {
+      // A state that is another state's next value: both are read before either is written.
+      const Slot staged = arena_slot(static_cast<int64_t>(bytes));
+      first.push_back({source, staged, bytes});
+      source = staged;
+    }
+    second.push_back({source, to.slot, bytes});
+  }
+  for (const auto* copies : {&first, &second}) {
+    for (const Copy& copy : *copies) {
+      plan_->steps.push_back({[copy](const Frame& f) {
+        if (copy.bytes != 0) std::memcpy(f.at<char>(copy.to), f.at<char>(copy.from), copy.bytes);
+      }});
+    }
+  }
+}
+
+void Planner::lay_out() {
+  std::vector<SlotInfo*> order;
+  for (SlotInfo& slot : plan_->slots) {
+    if (slot.base == SlotInfo::kArena) order.push_back(&slot);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const SlotInfo* a, const SlotInfo* b) { return a->bytes > b->bytes; });
+  std::vector<const SlotInfo*> placed;  // by offset
+  for (SlotInfo* slot : order) {
+    int64_t at = 0;
+    for (const SlotInfo* other : placed) {
+      if (slot->last < other->first || other->last < slot->first) continue;
+      if (at + slot->bytes <= other->offset) break;
+      at = std::max(at, other->offset + other->bytes);
+    }
+    slot->offset = at;
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), slot,
+                                   [](const SlotInfo* a, const SlotInfo* b) {
+                                     return a->offset < b->offset;
+                                   }),
+                  slot);
+    plan_->arena_bytes = std::max(plan_->arena_bytes, at + slot->bytes);
+  }
+}
+
+const Value* Planner::find(const std::string& name) {
+  for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
+    const auto found = scope->find(name);
+    if (found != scope->end()) return &found->second;
+  }
+  const auto found = source_.constants.find(name);
+  if (found == source_.constants.end()) return nullptr;
+  Value value = found->second;
+  value.slot = constant_slot(const_cast<void*>(value.constant),
+                             count(value.dims) * size_of(value.dtype));
+  return &(scopes_[0][name] = value);
+}
+
+const Value& Planner::value(const Node& node, const std::string& name) {
+  const Value* found = find(name);
+  if (found == nullptr) {
+    throw Error(ErrorCode::kInvalidFile, label(node) + ": nothing is named '" + name + "'");
+  }
+  return *found;
+}
+
+void Planner::define(const Node& node, const std::string& name, Value value) {
+  if (value.constant != nullptr && value.sized_by_time && request_.marked > 0 &&
+      moves(node.op)) {
+    value.sized_by_time = holds(value, request_.marked);
+  }
+  touch(value.slot);
+  scopes_.back()[name] = std::move(value);
+}
+
+Slot Planner::new_slot(SlotInfo info) {
+  info.first = info.last = index_;
+  plan_->slots.push_back(info);
+  fold_slots_.push_back(info.address);
+  return static_cast<Slot>(plan_->slots.size() - 1);
+}
+
+Slot Planner::constant_slot(void* address, int64_t bytes) {
+  SlotInfo info;
+  info.base = SlotInfo::kConstant;
+  info.bytes = bytes;
+  info.address = static_cast<char*>(address);
+  return new_slot(info);
+}
+
+Slot Planner::arena_slot(int64_t bytes) {
+  SlotInfo info;
+  info.bytes = (bytes + int64_t{kAlignment} - 1) / int64_t{kAlignment} * int64_t{kAlignment};
+  return new_slot(info);
+}
+
+void Planner::touch(Slot slot) { plan_->slots[slot].last = index_; }
+
+char* Planner::fold_memory(int64_t bytes) {
+  folded_ += bytes;
+  if (folded_ > fold_limit_) {
+    throw Error(ErrorCode::kUnsupported, "constants of the graph unfold to over " +
+                                             std::to_string(fold_limit_) + " bytes");
+  }
+  return (fold_arena_ != nullptr ? *fold_arena_ : plan_->constants).take(bytes);
+}
+
+Slot Planner::state_slot(const std::string& name, DType dtype, const Dims& dims,
+                         const void* initial) {
+  SlotInfo info;
+  info.base = SlotInfo::kState;
+  info.bytes = count(dims) * size_of(dtype);
+  info.offset = plan_->state_bytes;
+  plan_->state.push_back({{name, dtype, dims, info.offset}, initial});
+  plan_->state_bytes += (info.bytes + int64_t{kAlignment} - 1) / int64_t{kAlignment} *
+                        int64_t{kAlignment};
+  return new_slot(info);
+}
+
+bool Planner::is_state_input(const std::string& name) const {
+  return std::any_of(source_.state.begin(), source_.state.end(),
+                     [&](const StatePair& pair) { return pair.input == name; });
+}
+
+void Planner::fail_frames(const std::string& node, const std::string& why) {
+  if (!plan_->failed_why.empty()) return;
+  plan_->failed_node = node;
+  plan_->failed_why = why;
+}
+
+void Planner::fold(const Graph& graph, const std::vector<StatePair>& state,
+                   const KernelTable& kernels, WeightStore& weights, Arena& arena,
+                   std::map<std::string, Value>& constants) {
+  const PlanSource source{graph, state, constants, weights, kernels};
+  const PlanRequest request;
+  Planner planner(source, request);
+  planner.fold_arena_ = &arena;
+  for (const Node& node : graph.nodes) {
+    const bool constant = !node.inputs.empty() && node.op != "If" && node.op != "Recurrent" &&
+                          std::all_of(node.inputs.begin(), node.inputs.end(), [&](const auto& in) {
+                            return in.empty() || constants.count(in) != 0;
+                          });
+    if (!constant) continue;
+    planner.plan_node(node);
+    for (const std::string& name : node.outputs) {
+      if (!name.empty()) constants[name] = planner.value(node, name);
+    }
+  }
+}
+
+}  // namespace gruengine

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+// The recurrent node: its weights packed for the kernels, and the loops over time.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/op.h"
+#include "engine/parallel.h"
+#include "engine/weights.h"
+
+namespace gruengine {
+
+// One product-and-update of a cell (GRU with the reset before the product has two).
+struct CellPhase {
+  StepKind kind;
+  int gates;
+  PackedMatrix w;         // rows: I inputs, then K recurrent values
+  const float* bias;      // [panels * gates * V]
+  const float* bias_h;    // GruAfter
+  const float* peephole;  // LSTM
+};
+
+struct CellDirection {
+  std::vector<CellPhase> phases;
+  PackedMatrix projection;  // k = 0: none
+  CellParams params;
+  bool reverse;
+};
+
+// What a run of the node needs; made once for given shapes.
+struct RecurrentPlan {
+  enum class Cell { kRnn, kLstm, kGru };
+
+  const KernelTable* kernels;
+  Cell cell;
+  int64_t T, N, I, H, K, D;
+  int64_t panels;  // of V units
+  std::vector<CellDirection> directions;
+  bool carried;         // initial states are read from, and final ones written to, the state block
+  bool projected;       // K values are a product of the H cell outputs
+  int64_t chunk_steps;  // steps whose input products are computed at once; 0: fused into the step
+
+  Slot x, y;
+  Slot h0, c0;          // [D,N,K], [D,N,H]: initial states (state block, value or zeros)
+  Slot c;               // [D,N,H]: working cells (the state block itself when carried)
+  Slot y_h, y_c;        // outputs
+  bool wants_y_h, wants_y_c;
+  Slot z;               // input products of a chunk, phase after phase
+  Slot hidden;          // [N,H]: cell outputs before the projection
+  Slot gate, reset;     // [N,H] each: GRU with the reset before the product
+  bool has_lengths, lengths_wide;  // int64 rather than int32
+  Slot lengths;         // [N]
+  Slot order;           // int64 [2,N]: rows by falling length, then those lengths
+  Slot sorted_x, sorted_y, sorted_h, sorted_c;  // in that order: [T,N,I], [T,N,K], [N,K], [N,H]
+
+  void run(const Frame& frame) const;
+
+ private:
+  struct Sequence;
+  void run_direction(const Frame& frame, int d) const;
+  void run_sorted(const Frame& frame, int d) const;
+  void run_sequence(const Sequence& sequence, int threads) const;
+  void run_member(const Sequence& sequence, Team& team) const;
+  void project_inputs(const Sequence& s, int64_t first, int64_t steps, Team& team) const;
+  void step(const Sequence& s, int64_t now, int64_t rows, const float* h, int64_t z_row,
+            Team& team) const;
+  bool sort_rows(const Frame& frame) const;
+};
+
+void plan_recurrent(NodeBuilder& builder);
+
+}  // namespace gruengine

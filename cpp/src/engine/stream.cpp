@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MIT
+#include "gruengine/stream.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/engine.h"
+#include "engine/state.h"
+
+namespace gruengine {
+namespace {
+
+// A chunk is run in tiles of these many frames, so that any length needs only a few plans.
+constexpr int64_t kTiles[] = {128, 16, 1};
+
+// Holds a stream for one call; a second caller is refused rather than made to wait.
+class Guard {
+ public:
+  explicit Guard(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true, std::memory_order_acquire)) {
+      throw Error(ErrorCode::kBusy,
+                  "the stream is in use by another caller; give each caller a stream of its own");
+    }
+  }
+  ~Guard() { busy_.store(false, std::memory_order_release); }
+
+ private:
+  std::atomic<bool>& busy_;
+};
+
+int64_t product(const Dims& dims, size_t begin, size_t end) {
+  int64_t n = 1;
+  for (size_t i = begin; i < end; ++i) n *= dims[i];
+  return n;
+}
+
+// The frames [first, first + tile) of an array with `frames` of them along an inner axis.
+struct Window {
+  int64_t outer, inner;  // repeats of the time axis; bytes of one frame in each
+  Window(const StepPort& port)
+      : outer(product(port.dims, 0, static_cast<size_t>(port.time_axis))),
+        inner(product(port.dims, static_cast<size_t>(port.time_axis) + 1, port.dims.size()) *
+              size_of(port.dtype)) {}
+  void read(char* tile_at, const char* all, int64_t frames, int64_t first, int64_t tile) const {
+    for (int64_t o = 0; o < outer; ++o) {
+      std::memcpy(tile_at + o * tile * inner, all + (o * frames + first) * inner,
+                  static_cast<size_t>(tile * inner));
+    }
+  }
+  void write(const char* tile_at, char* all, int64_t frames, int64_t first, int64_t tile) const {
+    for (int64_t o = 0; o < outer; ++o) {
+      std::memcpy(all + (o * frames + first) * inner, tile_at + o * tile * inner,
+                  static_cast<size_t>(tile * inner));
+    }
+  }
+};
+
+}  // namespace
+
+struct Stream::Impl {
+  std::shared_ptr<const Model> model;
+  int64_t batch;
+  Sizes sizes;                  // every symbol but time
+  std::vector<size_t> ins, outs;  // graph ports that a step has
+  std::unique_ptr<Workspace> workspace;
+  Buffer state;
+
+  const Engine& engine() const { return model->engine(); }
+  const Streaming& streaming() const { return engine().streaming(); }
+  bool by_frames() const { return streaming().form == Streaming::Form::kFrames; }
+  const Plan& plan() const { return workspace->plan(); }
+
+  PlanRequest request(int64_t frames) const {
+    Sizes all = sizes;
+    if (by_frames()) all[streaming().time] = frames;
+    PlanRequest request;
+    request.inputs = engine().input_dims(all);
+    request.time = streaming().time;
+    request.stateful = true;
+    return request;
+  }
+
+  void run_tile(Workspace& at, const std::vector<const char*>& inputs,
+                const std::vector<char*>& outputs) const {
+    for (size_t i = 0; i < ins.size(); ++i) at.set_input(ins[i], inputs[i]);
+    for (size_t i = 0; i < outs.size(); ++i) at.set_output(outs[i], outputs[i]);
+    at.set_state(state.data());
+    at.run(model->num_threads());
+  }
+};
+
+Stream::Stream(std::shared_ptr<const Model> model, int64_t batch_size,
+               const std::map<std::string, int64_t>& sizes)
+    : impl_(std::make_unique<Impl>()) {
+  const Engine& engine = model->engine();
+  const Streaming& streaming = engine.streaming();
+  if (streaming.form == Streaming::Form::kNone) {
+    throw Error(ErrorCode::kUnsupported,
+                "the model does not stream: " +
+                    (streaming.node.empty() ? "" : streaming.node + " ") + streaming.reason);
+  }
+  if (batch_size < 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "batch_size is " + std::to_string(batch_size) + "; it must be 1 or more");
+  }
+  if (streaming.batch.empty() && batch_size != 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "batch_size is " + std::to_string(batch_size) +
+                    "; this model has a fixed batch, so it must be 1");
+  }
+  impl_->model = std::move(model);
+  impl_->batch = batch_size;
+  impl_->sizes = sizes;
+  if (!streaming.batch.empty()) impl_->sizes[streaming.batch] = batch_size;
+  const auto& ports = engine.file().graph.inputs;
+  bool open = false;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const bool is_state = engine.is_state_input(ports[i].name);
+    if (!is_state) impl_->ins.push_back(i);
+    for (const Dim& dim : ports[i].shape) {
+      if (dim.symbol.empty() || dim.symbol == streaming.time) continue;
+      if (is_state) impl_->sizes.emplace(dim.symbol, batch_size);
+      open = open || impl_->sizes.count(dim.symbol) == 0;
+    }
+  }
+  const auto& results = engine.file().graph.outputs;
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (!engine.is_state_output(results[i].name)) impl_->outs.push_back(i);
+  }
+  if (!open) prepare({});
+}
+
+Stream::~Stream() = default;
+
+const Model& Stream::model() const { return *impl_->model; }
+int64_t Stream::batch_size() const { return impl_->batch; }
+
+void Stream::prepare(const std::vector<Dims>& given) {
+  if (ready_) return;
+  const auto& graph = impl_->engine().file().graph;
+  for (size_t i = 0; i < given.size() && i < impl_->ins.size(); ++i) {
+    const Port& port = graph.inputs[impl_->ins[i]];
+    if (given[i].size() != port.shape.size()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "input '" + port.name + "' of the first step has shape " + to_string(given[i]) +
+                      "; it must have " + std::to_string(port.shape.size()) + " axes");
+    }
+    for (size_t axis = 0; axis < given[i].size(); ++axis) {
+      const std::string& symbol = port.shape[axis].symbol;
+      if (!symbol.empty()) impl_->sizes.emplace(symbol, given[i][axis]);
+    }
+  }
+  auto plan = impl_->engine().plan(impl_->request(1));
+  const auto describe = [&](const std::vector<size_t>& which, const std::vector<Value>& values,
+                            const std::vector<Port>& ports) {
+    std::vector<StepPort> result;
+    for (const size_t i : which) {
+      const Value& value = values[i];
+      const int axis = value.time.kind == Time::kFrames ? value.time.axis : -1;
+      result.push_back({ports[i].name, value.dtype, value.dims, axis, count(value.dims)});
+    }
+    return result;
+  };
+  inputs_ = describe(impl_->ins, plan->inputs, graph.inputs);
+  outputs_ = describe(impl_->outs, plan->outputs, graph.outputs);
+  impl_->state = Buffer(static_cast<size_t>(plan->state_bytes));
+  impl_->workspace = std::make_unique<Workspace>(std::move(plan));
+  impl_->workspace->set_state(impl_->state.data());
+  reset_state(impl_->plan(), impl_->state.data());
+  ready_ = true;
+}
+
+void Stream::step(const void* const* inputs, void* const* outputs) {
+  const Guard guard(busy_);
+  Workspace& workspace = *impl_->workspace;
+  for (size_t i = 0; i < impl_->ins.size(); ++i) workspace.set_input(impl_->ins[i], inputs[i]);
+  for (size_t i = 0; i < impl_->outs.size(); ++i) workspace.set_output(impl_->outs[i], outputs[i]);
+  workspace.run(impl_->model->num_threads());
+}
+
+void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs) {
+  const Guard guard(busy_);
+  std::vector<const char*> in(inputs_.size());
+  std::vector<char*> out(outputs_.size());
+  for (int64_t first = 0; first < frames;) {
+    const int64_t left = frames - first;
+    const int64_t tile = !impl_->by_frames() ? 1
+                                             : *std::find_if(std::begin(kTiles), std::end(kTiles),
+                                                             [&](int64_t t) { return t <= left; });
+    const Engine::Lease workspace(impl_->engine(), impl_->engine().plan(impl_->request(tile)));
+    std::vector<std::vector<char>> staged_in(in.size()), staged_out(out.size());
+    for (size_t i = 0; i < in.size(); ++i) {
+      const StepPort& port = inputs_[i];
+      in[i] = static_cast<const char*>(inputs[i]);
+      if (!impl_->by_frames()) in[i] += first * port.count * size_of(port.dtype);
+      if (port.time_axis < 0) continue;
+      const Window window(port);
+      if (window.outer == 1) {
+        in[i] += first * window.inner;
+      } else {
+        staged_in[i].resize(static_cast<size_t>(window.outer * tile * window.inner));
+        window.read(staged_in[i].data(), in[i], frames, first, tile);
+        in[i] = staged_in[i].data();
+      }
+    }
+    for (size_t i = 0; i < out.size(); ++i) {
+      const StepPort& port = outputs_[i];
+      out[i] = static_cast<char*>(outputs[i]);
+      if (!impl_->by_frames()) out[i] += first * port.count * size_of(port.dtype);
+      if (port.time_axis < 0) continue;
+      const Window window(port);
+      if (window.outer == 1) {
+        out[i] += first * window.inner;
+      } else {
+        staged_out[i].resize(static_cast<size_t>(window.outer * tile * window.inner));
+        out[i] = staged_out[i].data();
+      }
+    }
+    impl_->run_tile(*workspace, in, out);
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (staged_out[i].empty()) continue;
+      Window(outputs_[i]).write(out[i], static_cast<char*>(outputs[i]), frames, first, tile);
+    }
+    first += tile;
+  }
+}
+
+void Stream::reset() {
+  const Guard guard(busy_);
+  if (ready_) reset_state(impl_->plan(), impl_->state.data());
+}
+
+std::unique_ptr<Stream> Stream::clone() const {
+  const Guard guard(busy_);
+  auto copy = std::make_unique<Stream>(impl_->model, impl_->batch, impl_->sizes);
+  if (ready_) {
+    copy->prepare({});
+    std::memcpy(copy->impl_->state.data(), impl_->state.data(), impl_->state.size());
+  }
+  return copy;
+}
+
+namespace {
+
+[[noreturn]] void refuse_open() {
+  throw Error(ErrorCode::kInvalidArgument,
+              "the stream has open sizes until its first step; give them as sizes={...}");
+}
+
+}  // namespace
+
+std::vector<uint8_t> Stream::get_state() const {
+  const Guard guard(busy_);
+  if (!ready_) refuse_open();
+  return pack_state(impl_->model->hash(), impl_->plan(), impl_->state.data());
+}
+
+void Stream::set_state(const uint8_t* bytes, size_t size) {
+  const Guard guard(busy_);
+  if (!ready_) refuse_open();
+  unpack_state(impl_->model->hash(), impl_->plan(), bytes, size, impl_->state.data());
+}
+
+std::vector<StateEntry> Stream::state_layout() const {
+  if (!ready_) refuse_open();
+  return entries_of(impl_->plan());
+}
+
+uint8_t* Stream::state_data() { return reinterpret_cast<uint8_t*>(impl_->state.data()); }
+size_t Stream::state_size() const { return impl_->state.size(); }
+
+}  // namespace gruengine

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""gruengine: LSTM, GRU and RNN models on the CPU; convert, run, stream.
+
+>>> import gruengine as gr
+>>> net = gr.Sequential([gr.LSTM(32, return_sequences=True), gr.Dense(1)], input_size=8)
+>>> stream = net.stream()
+"""
+
+from __future__ import annotations
+
+try:
+    from gruengine import _core  # noqa: F401
+except ImportError as error:  # a source folder that shadows the package, or a broken install
+    raise ImportError(
+        "gruengine's compiled core is missing: install the package (pip install .), and do not "
+        "import it from the root of its source tree"
+    ) from error
+
+from gruengine.conversion import convert, from_torch, verify
+from gruengine.converters.base import ConversionError, ConversionReport
+from gruengine.errors import (
+    FileAccessError,
+    GruEngineError,
+    InternalError,
+    InvalidInputError,
+    InvalidTypeError,
+    ModelFileError,
+    StreamBusyError,
+    UnsupportedError,
+)
+from gruengine.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Sequential,
+    Softmax,
+)
+from gruengine.model import Model, Signature, Stream, Streamable, load
+from gruengine.runtime import info, isa
+from gruengine.spec import ModelSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Activation",
+    "ConversionError",
+    "ConversionReport",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "FileAccessError",
+    "GruEngineError",
+    "InternalError",
+    "InvalidInputError",
+    "InvalidTypeError",
+    "LayerNorm",
+    "Model",
+    "ModelFileError",
+    "ModelSpec",
+    "Sequential",
+    "Signature",
+    "Softmax",
+    "Stream",
+    "StreamBusyError",
+    "Streamable",
+    "UnsupportedError",
+    "convert",
+    "from_torch",
+    "info",
+    "isa",
+    "load",
+    "verify",
+]

@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: MIT
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True
+"""Streams: the state of one live sequence, and the step with the least overhead."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy
+from libcpp cimport bool as cbool
+from libcpp.map cimport map as cmap
+from libcpp.memory cimport shared_ptr, unique_ptr
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+import numpy as np
+
+cimport numpy as cnp
+
+from gruengine.errors import InvalidInputError, InvalidTypeError
+
+cnp.import_array()
+
+cdef extern from "errors.h" namespace "gruengine":
+    void raise_python_error()
+
+cdef extern from "gruengine/graph.h" namespace "gruengine":
+    cdef enum class DType(unsigned char):
+        pass
+    const char* name_of(DType dtype)
+
+cdef extern from "gruengine/model.h" namespace "gruengine":
+    cdef cppclass CppModel "gruengine::Model":
+        pass
+    cdef cppclass StateEntry:
+        string name
+        DType dtype
+        vector[int64_t] dims
+        int64_t offset
+
+cdef extern from "gruengine/stream.h" namespace "gruengine":
+    cdef cppclass StepPort:
+        string name
+        DType dtype
+        vector[int64_t] dims
+        int time_axis
+        int64_t count
+
+    cdef cppclass CppStream "gruengine::Stream":
+        CppStream(shared_ptr[const CppModel], int64_t, const cmap[string, int64_t]&) except +raise_python_error
+        int64_t batch_size()
+        cbool ready()
+        void prepare(const vector[vector[int64_t]]&) except +raise_python_error
+        const vector[StepPort]& inputs()
+        const vector[StepPort]& outputs()
+        void step(const void* const*, void* const*) except +raise_python_error nogil
+        void run(int64_t, const void* const*, void* const*) except +raise_python_error nogil
+        void reset() except +raise_python_error
+        unique_ptr[CppStream] clone() except +raise_python_error
+        vector[uint8_t] get_state() except +raise_python_error
+        void set_state(const uint8_t*, size_t) except +raise_python_error
+        vector[StateEntry] state_layout() except +raise_python_error
+        uint8_t* state_data()
+
+ctypedef shared_ptr[const CppModel] ModelPtr
+
+# Weights beyond this make a step long enough for other Python threads to be let run.
+cdef Py_ssize_t RELEASE_FROM = 256 * 1024
+
+
+cdef inline CppStream* cpp(Stream stream) noexcept nogil:
+    return <CppStream*>stream.handle
+
+
+cdef tuple step_shape(const StepPort& port):
+    """The shape of one step: the time axis left out."""
+    return tuple(port.dims[i] for i in range(port.dims.size()) if <int>i != port.time_axis)
+
+
+cdef object dtype_of(DType dtype):
+    return np.dtype((<bytes>name_of(dtype)).decode())
+
+
+cdef int check_array(object x, str what, object dtype) except -1:
+    if not cnp.PyArray_Check(x):
+        raise InvalidTypeError(f"{what} is {type(x).__name__}; it must be a numpy array")
+    if x.dtype != dtype:
+        raise InvalidTypeError(f"{what} is {x.dtype}; it must be {dtype}")
+    if not cnp.PyArray_ISCARRAY_RO(x):
+        raise InvalidTypeError(f"{what} must be C-contiguous and aligned")
+    return 0
+
+
+cdef class Stream:
+    """The state of one live sequence of a model. Made by :meth:`gruengine.Model.stream`.
+
+    A stream belongs to one caller at a time: a second one that calls while a call is under way gets
+    :class:`gruengine.StreamBusyError`. Any number of streams share one model.
+
+    The shape of a step is the shape of the model's input without its time axis, ``[N, I]`` as a rule
+    (``[I]`` will do when N is 1); a chunk has the time axis as the model has it.
+    """
+
+    def __cinit__(self, model=None, Py_ssize_t batch_size=1, sizes=None):
+        self.handle = NULL
+        self.model = model
+        self.names = ((), ())
+        if model is None:
+            return
+        core = model._core
+        cdef object capsule = core._capsule()
+        cdef ModelPtr* shared = <ModelPtr*>PyCapsule_GetPointer(capsule, "gruengine.Model")
+        cdef cmap[string, int64_t] symbols
+        for name, size in (sizes or {}).items():
+            symbols[name.encode()] = size
+        self.handle = new CppStream(shared[0], batch_size, symbols)
+        self.release_gil = core.packed_bytes >= RELEASE_FROM
+        if cpp(self).ready():
+            self._describe()
+
+    def __dealloc__(self):
+        del_stream(self.handle)
+
+    cdef int step_into(self, const void* x, void* out) except -1 nogil:
+        cpp(self).step(&x, &out)
+        return 0
+
+    @property
+    def batch_size(self):
+        """Rows stepped at once."""
+        return cpp(self).batch_size()
+
+    def _describe(self):
+        """Keeps what the fast path of step() compares with."""
+        cdef const vector[StepPort]* ins = &cpp(self).inputs()
+        cdef const vector[StepPort]* outs = &cpp(self).outputs()
+        self.names = (
+            tuple(ins[0][i].name.decode() for i in range(ins.size())),
+            tuple(outs[0][i].name.decode() for i in range(outs.size())),
+        )
+        if ins.size() != 1 or outs.size() != 1:
+            return
+        shape_in, shape_out = step_shape(ins[0][0]), step_shape(outs[0][0])
+        if len(shape_in) > 8 or len(shape_out) > 8:
+            return
+        self.in_rank, self.out_rank = len(shape_in), len(shape_out)
+        for i, size in enumerate(shape_in):
+            self.in_dims[i] = size
+        for i, size in enumerate(shape_out):
+            self.out_dims[i] = size
+        self.in_type = dtype_of(ins[0][0].dtype).num
+        self.out_type = dtype_of(outs[0][0].dtype).num
+        self.squeeze_in = len(shape_in) > 1 and shape_in[0] == 1
+        self.squeeze_out = len(shape_out) > 1 and shape_out[0] == 1
+        self.ready = True
+
+    cdef bint _fits(self, object x, int rank, const Py_ssize_t* dims, int dtype) noexcept:
+        cdef int i
+        if not cnp.PyArray_Check(x):
+            return False
+        if cnp.PyArray_TYPE(x) != dtype or cnp.PyArray_NDIM(x) != rank:
+            return False
+        for i in range(rank):
+            if cnp.PyArray_DIM(x, i) != dims[i]:
+                return False
+        return cnp.PyArray_ISCARRAY_RO(x)
+
+    def step(self, x, out=None):
+        """Advance by one step.
+
+        Parameters
+        ----------
+        x : ndarray
+            The input of one step, in the dtype of the model's input, C-contiguous: ``[N, I]`` as a
+            rule. A dict of such arrays by name when the model has several inputs.
+        out : ndarray, optional
+            Where to write the output, not overlapping ``x``; nothing is allocated then.
+
+        Returns
+        -------
+        ndarray
+            ``out``, or a new array; a dict by name when the model has several outputs.
+
+        Raises
+        ------
+        InvalidInputError, InvalidTypeError
+            Wrong shape; wrong dtype or layout. The state is unchanged.
+        StreamBusyError
+            Another caller is using the stream.
+        """
+        cdef const void* x_data
+        cdef void* out_data
+        if (
+            not self.ready
+            or not self._fits(x, self.in_rank, self.in_dims, self.in_type)
+        ):
+            return self._step_slowly(x, out)
+        if out is None:
+            out = cnp.PyArray_SimpleNew(self.out_rank, <cnp.npy_intp*>self.out_dims, self.out_type)
+        elif not self._fits(out, self.out_rank, self.out_dims, self.out_type) or not (
+            cnp.PyArray_ISWRITEABLE(out)
+        ):
+            return self._step_slowly(x, out)
+        x_data = cnp.PyArray_DATA(x)
+        out_data = cnp.PyArray_DATA(out)
+        if self.release_gil:
+            with nogil:
+                cpp(self).step(&x_data, &out_data)
+        else:
+            cpp(self).step(&x_data, &out_data)
+        return out
+
+    def _step_slowly(self, x, out):
+        """step() with every check, every accepted form and every number of inputs."""
+        return self._call(x, out, -1)
+
+    def run(self, chunk, out=None):
+        """Advance by many steps at once, bit for bit as ``step`` by ``step`` would.
+
+        Parameters
+        ----------
+        chunk : ndarray
+            Models that stream by frames: the input with its time axis, any number of frames
+            (``[T, I]`` will do when N is 1). Models that stream by calls: ``[T, ...]``, one input of
+            a call after the other. A dict by name when the model has several inputs.
+        out : ndarray, optional
+            Where to write the output.
+
+        Returns
+        -------
+        ndarray
+            The output with its time axis. An output without one holds its last value.
+        """
+        return self._call(chunk, out, 0)
+
+    def _prepare(self, inputs, bint by_step):
+        """Fixes sizes that are still open by the shapes of the first inputs."""
+        cdef vector[vector[int64_t]] dims
+        cdef vector[int64_t] one
+        for x in inputs:
+            shape = np.shape(x)
+            one.clear()
+            for size in shape if by_step else shape[1:]:
+                one.push_back(size)
+            dims.push_back(one)
+        cpp(self).prepare(dims)
+        self._describe()
+
+    def _call(self, x, out, Py_ssize_t kind):
+        cdef bint by_step = kind < 0
+        if not cpp(self).ready():
+            self._prepare(list(x.values()) if isinstance(x, dict) else [x], by_step)
+        cdef const vector[StepPort]* ins = &cpp(self).inputs()
+        cdef const vector[StepPort]* outs = &cpp(self).outputs()
+        arrays = self._inputs(x)
+        cdef vector[const void*] in_at
+        cdef vector[void*] out_at
+        cdef Py_ssize_t frames = 1 if by_step else -1
+        cdef bint squeezed = False
+        cdef size_t i
+        for i in range(ins.size()):
+            array = arrays[i]
+            name = ins[0][i].name.decode()
+            check_array(array, f"input '{name}'", dtype_of(ins[0][i].dtype))
+            count, short = self._match(array.shape, ins[0][i], by_step, f"input '{name}'")
+            squeezed = squeezed or short
+            if frames < 0:
+                frames = count
+            elif count != frames and count >= 0:
+                raise InvalidInputError(f"input '{name}' has {count} frames, another {frames}")
+            in_at.push_back(cnp.PyArray_DATA(array))
+        if frames < 0:
+            raise InvalidInputError("no input has a time axis")
+        results = []
+        for i in range(outs.size()):
+            results.append(self._output(outs[0][i], out, frames, by_step, squeezed))
+            out_at.push_back(cnp.PyArray_DATA(results[i]))
+        for array in arrays:
+            for result in results:
+                if np.may_share_memory(array, result):
+                    raise InvalidInputError("out overlaps the input; give it memory of its own")
+        cdef int64_t steps = frames
+        with nogil:
+            if by_step:
+                cpp(self).step(in_at.data(), out_at.data())
+            else:
+                cpp(self).run(steps, in_at.data(), out_at.data())
+        if len(results) == 1:
+            return results[0]
+        return dict(zip(self.names[1], results))
+
+    cdef list _inputs(self, x):
+        names = self.names[0]
+        if not isinstance(x, dict):
+            if len(names) != 1:
+                raise InvalidInputError(f"the model has inputs {list(names)}; give a dict by name")
+            return [x]
+        if set(x) != set(names):
+            raise InvalidInputError(f"got inputs {sorted(x)}; the model has {sorted(names)}")
+        return [x[name] for name in names]
+
+    cdef tuple _match(self, shape, const StepPort& port, bint by_step, str what):
+        """The number of frames of an array, and whether its batch of one was left out."""
+        step = step_shape(port)
+        if by_step:
+            full = tuple(port.dims)
+            if shape == step or (port.time_axis >= 0 and shape == full):
+                return 1, False
+            if len(step) > 1 and step[0] == 1 and shape == step[1:]:
+                return 1, True
+            raise InvalidInputError(f"{what} has shape {shape}; a step takes {step}")
+        if port.time_axis < 0 and not self._by_calls():
+            if shape == step:
+                return -1, False
+            raise InvalidInputError(f"{what} has shape {shape}; it must be {step}")
+        cdef int axis = max(port.time_axis, 0)
+        wanted = step[:axis] + ("T",) + step[axis:]
+        if len(shape) == len(wanted) and all(
+            w == "T" or w == s for w, s in zip(wanted, shape)
+        ):
+            return shape[axis], False
+        if len(step) > 1 and step[0] == 1 and shape[1:] == step[1:]:
+            return shape[0], True
+        raise InvalidInputError(f"{what} has shape {shape}; a chunk takes {wanted}")
+
+    cdef bint _by_calls(self):
+        return self.model.streamable.form == "calls"
+
+    cdef object _output(self, const StepPort& port, out, Py_ssize_t frames, bint by_step,
+                        bint squeezed):
+        shape = step_shape(port)
+        cdef int axis = port.time_axis
+        if not by_step and (axis >= 0 or self._by_calls()):
+            axis = max(axis, 0)
+            if squeezed and len(shape) > 1 and shape[0] == 1:
+                shape = (frames,) + shape[1:]
+            else:
+                shape = shape[:axis] + (frames,) + shape[axis:]
+        elif squeezed and len(shape) > 1 and shape[0] == 1:
+            shape = shape[1:]
+        dtype = dtype_of(port.dtype)
+        if out is None:
+            return np.empty(shape, dtype)
+        name = port.name.decode()
+        if isinstance(out, dict):
+            out = out.get(name)
+        elif len(self.names[1]) != 1:
+            raise InvalidInputError(f"the model has outputs {list(self.names[1])}; give out as a dict")
+        check_array(out, f"out for '{name}'", dtype)
+        if out.shape != shape:
+            raise InvalidInputError(f"out for '{name}' has shape {out.shape}; it must be {shape}")
+        if not out.flags.writeable:
+            raise InvalidInputError(f"out for '{name}' is read-only")
+        return out
+
+    def reset(self):
+        """Go back to the initial state."""
+        cpp(self).reset()
+
+    def clone(self):
+        """A second stream in the same state; the two go on independently."""
+        cdef Stream copy = Stream.__new__(Stream)
+        copy.model = self.model
+        copy.release_gil = self.release_gil
+        cdef unique_ptr[CppStream] made = cpp(self).clone()
+        copy.handle = made.release()
+        if cpp(copy).ready():
+            copy._describe()
+        return copy
+
+    def get_state(self):
+        """The state as versioned bytes that belong to this model and batch size."""
+        cdef vector[uint8_t] state = cpp(self).get_state()
+        return PyBytes_FromStringAndSize(<char*>state.data(), state.size())
+
+    def set_state(self, bytes state not None):
+        """Continue from a state of :meth:`get_state`.
+
+        Raises
+        ------
+        InvalidInputError
+            The bytes are damaged or belong to another model or batch size; nothing is changed.
+        """
+        cpp(self).set_state(<const uint8_t*>PyBytes_AS_STRING(state), len(state))
+
+    @property
+    def state(self):
+        """The state as a dict of arrays by name (copies)."""
+        cdef vector[StateEntry] layout = cpp(self).state_layout()
+        result = {}
+        for i in range(layout.size()):
+            shape = tuple(layout[i].dims)
+            array = np.empty(shape, dtype_of(layout[i].dtype))
+            memcpy(cnp.PyArray_DATA(array), cpp(self).state_data() + layout[i].offset, array.nbytes)
+            result[layout[i].name.decode()] = array
+        return result
+
+    def __repr__(self):
+        return f"Stream(batch_size={self.batch_size}, model={self.model!r})"
+
+    def __reduce__(self):
+        raise TypeError("a stream cannot be pickled; save get_state() and the model's path")
+
+
+cdef void del_stream(void* handle) noexcept:
+    if handle != NULL:
+        del_cpp(<CppStream*>handle)
+
+
+cdef inline void del_cpp(CppStream* stream) noexcept:
+    del stream

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: MIT
+"""A loaded model: run whole sequences, name its inputs and outputs, open streams."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gruengine import _core
+from gruengine._stream import Stream
+from gruengine.conversion import check_compute_type, load_model
+from gruengine.converters import is_model_file
+from gruengine.errors import InvalidInputError, InvalidTypeError
+from gruengine.spec import ModelSpec, Port
+
+__all__ = ["Model", "Signature", "Stream", "Streamable", "load"]
+
+Array = np.ndarray[Any, Any]
+State = dict[str, Array]
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes and gives.
+
+    inputs, outputs : ports by graph order; sizes are integers or names
+    state : (input, output) pairs that a stream carries
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    state: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Streamable:
+    """Whether and how a model streams; false when it does not.
+
+    form : "frames", "calls" or None
+    reason : in words, for every form
+    node : where it fails, "" when it is the whole graph
+    time, batch : names of the axes
+    """
+
+    form: str | None
+    reason: str
+    node: str
+    time: str
+    batch: str
+
+    def __bool__(self) -> bool:
+        return self.form is not None
+
+
+class Model:
+    """An immutable model, shared by any number of threads and streams.
+
+    Made by :func:`gruengine.load`, :func:`gruengine.from_torch` or ``Sequential.compile``.
+    """
+
+    def __init__(self, core: _core.Model) -> None:
+        self._core = core
+        self.signature = Signature(
+            tuple(Port(*port) for port in core.inputs),
+            tuple(Port(*port) for port in core.outputs),
+            tuple(core.state_pairs),
+        )
+        self.streamable = Streamable(**core.streaming)
+        states_in = {before for before, _ in self.signature.state}
+        states_out = {after for _, after in self.signature.state}
+        self._free_inputs = [p.name for p in self.signature.inputs if p.name not in states_in]
+        self._free_outputs = [p.name for p in self.signature.outputs if p.name not in states_out]
+
+    @classmethod
+    def from_spec(
+        cls, spec: ModelSpec, *, compute_type: str = "float32", num_threads: int = 1
+    ) -> Model:
+        """Load a model from its spec, without a file."""
+        check_compute_type(compute_type)
+        return cls(_core.Model.from_memory(spec.to_bytes(), num_threads))
+
+    # -- facts ------------------------------------------------------------------------------------
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that the model was loaded with."""
+        return self._core.isa
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that a run may use."""
+        return self._core.num_threads
+
+    @property
+    def compute_type(self) -> str:
+        """How products are computed."""
+        return "float32"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of graph and weights: states belong to it."""
+        return self._core.hash
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of the packed weights."""
+        return self._core.packed_bytes
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the model came from."""
+        found: dict[str, Any] = json.loads(self._core.provenance or "{}")
+        return found
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{p.name}{list(p.shape)}" for p in self.signature.inputs)
+        outputs = ", ".join(p.name for p in self.signature.outputs)
+        return f"Model({inputs} -> {outputs}; {self.isa}, {self.compute_type})"
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    def run_graph(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run the graph on all its inputs.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array
+            Every graph input by name, in the shape and dtype of ``signature.inputs``; Python
+            numbers and lists are converted, arrays of another kind of dtype are refused.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Every graph output by name.
+
+        Raises
+        ------
+        InvalidInputError, InvalidTypeError
+            A missing or unknown name, a wrong shape or dtype.
+        """
+        names = [port.name for port in self.signature.inputs]
+        if set(inputs) != set(names):
+            raise InvalidInputError(f"got inputs {sorted(inputs)}; the model has {sorted(names)}")
+        arrays = [_as_input(port, inputs[port.name]) for port in self.signature.inputs]
+        results = self._core.run(arrays)
+        return dict(zip((p.name for p in self.signature.outputs), results, strict=True))
+
+    def __call__(self, x: Any) -> Any:
+        """Run whole sequences from the initial state.
+
+        Parameters
+        ----------
+        x : array, or dict of arrays by name
+            In the layout of the model's input, ``[N, T, I]`` for ``Sequential`` models.
+
+        Returns
+        -------
+        ndarray, or dict of ndarray by name when there are several outputs
+        """
+        return self._run(x, None, None)[0]
+
+    def run(
+        self,
+        x: Any,
+        state: Mapping[str, Any] | None = None,
+        lengths: Any = None,
+    ) -> tuple[Any, State]:
+        """Run whole sequences from a state and return the state after them.
+
+        Parameters
+        ----------
+        x : array, or dict of arrays by name
+        state : dict of arrays by name, optional
+            A state that ``run`` returned; None starts from the initial state.
+        lengths : integers [N], optional
+            Frames of each row; outputs past them are zero, and the state is the one at the row's
+            last frame.
+
+        Returns
+        -------
+        y : ndarray, or dict of ndarray by name when there are several outputs
+        state : dict of ndarray by name
+            ``<node>.h`` [D, N, H] and ``<node>.c`` of every recurrent node over time, and the
+            state inputs of the graph.
+
+        Raises
+        ------
+        InvalidInputError, InvalidTypeError
+            A wrong shape or dtype, an unknown name in ``state``, a length outside [0, T].
+        UnsupportedError
+            ``lengths`` for a model without a time axis.
+        """
+        return self._run(x, state, lengths)
+
+    def stream(self, batch_size: int = 1, sizes: Mapping[str, int] | None = None) -> Stream:
+        """Open a stream: its state and the memory of one step, nothing else.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows stepped at once.
+        sizes : dict of str to int, optional
+            Values of other named sizes; those left open are taken from the first step.
+
+        Raises
+        ------
+        UnsupportedError
+            The model does not stream: the message names the node and the reason.
+        """
+        return Stream(self, batch_size, dict(sizes or {}))
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _run(self, x: Any, state: Mapping[str, Any] | None, lengths: Any) -> tuple[Any, State]:
+        arrays = self._arrange(x)
+        layout = self._core.state_layout([list(array.shape) for array in arrays])
+        block = None if state is None else _pack_state(layout, state)
+        rows = None if lengths is None else _as_lengths(lengths)
+        results, after = self._core.run_from(arrays, rows, block)
+        by_name = dict(zip((p.name for p in self.signature.outputs), results, strict=True))
+        outputs = {name: by_name[name] for name in self._free_outputs}
+        if rows is not None:
+            for port in self.signature.outputs:
+                if port.name in outputs:
+                    self._blank_past(outputs[port.name], arrays, rows)
+        y: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        return y, _unpack_state(layout, after)
+
+    def _arrange(self, x: Any) -> list[Array]:
+        """One array for each graph input; placeholders stand for state inputs."""
+        if isinstance(x, Mapping):
+            given = dict(x)
+        elif len(self._free_inputs) == 1:
+            given = {self._free_inputs[0]: x}
+        else:
+            raise InvalidInputError(f"the model has inputs {self._free_inputs}; give a dict by name")
+        if set(given) != set(self._free_inputs):
+            raise InvalidInputError(
+                f"got inputs {sorted(given)}; the model has {sorted(self._free_inputs)}"
+            )
+        arrays = []
+        for port in self.signature.inputs:
+            if port.name in given:
+                arrays.append(_as_input(port, given[port.name]))
+            else:
+                arrays.append(np.empty((0,), port.dtype))
+        return arrays
+
+    def _blank_past(self, output: Array, arrays: list[Array], lengths: list[int]) -> None:
+        """Zero what a graph computed past the end of a row from zeros."""
+        for port, array in zip(self.signature.inputs, arrays, strict=True):
+            if self.streamable.time not in port.shape or output.ndim < 2:
+                continue
+            time = port.shape.index(self.streamable.time)
+            batch = 1 - time
+            if time > 1 or output.shape[:2] != array.shape[:2]:
+                continue
+            for row, length in enumerate(lengths):
+                np.moveaxis(output, (batch, time), (0, 1))[row, length:] = 0
+            return
+
+
+def load(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    compute_type: str = "float32",
+    num_threads: int = 1,
+    **options: Any,
+) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    source : path or bytes
+        A model file; or any source that :func:`gruengine.convert` reads, which is converted in
+        memory first.
+    compute_type : {"float32", "auto"}
+    num_threads : int
+        Threads that one run may use; results do not depend on it.
+    **options
+        ``bind``, ``state`` and hints of :func:`gruengine.convert`, for sources other than a model
+        file.
+
+    Raises
+    ------
+    ModelFileError, FileAccessError
+        The file is damaged or of no known format; it cannot be read.
+    ConversionError
+        The source cannot be converted exactly; every reason is listed.
+    """
+    check_compute_type(compute_type)
+    if is_model_file(source):
+        if options:
+            raise InvalidInputError(f"a model file takes no options; got {sorted(options)}")
+        if isinstance(source, bytes):
+            return Model(_core.Model.from_memory(source, num_threads))
+        return Model(_core.Model.open(os.fspath(source), num_threads))
+    return load_model(source, num_threads=num_threads, **options)
+
+
+def _as_input(port: Port, value: Any) -> Array:
+    """``value`` as a C-contiguous array of the port's dtype, by safe conversions alone."""
+    array = np.asarray(value)
+    wanted = np.dtype(port.dtype)
+    if array.dtype != wanted:
+        narrows_floats = wanted.kind == "f" and array.dtype.kind == "f"
+        if not (narrows_floats or np.can_cast(array.dtype, wanted, "same_kind")):
+            raise InvalidTypeError(
+                f"input {port.name!r} is {array.dtype}; it must be {port.dtype}"
+            )
+    return np.ascontiguousarray(array, wanted).reshape(array.shape)
+
+
+def _as_lengths(lengths: Any) -> list[int]:
+    array = np.asarray(lengths)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InvalidTypeError(
+            f"lengths has shape {array.shape} and dtype {array.dtype}; it must be [N] integers"
+        )
+    return [int(length) for length in array]
+
+
+Layout = list[tuple[str, str, tuple[int, ...], int]]
+
+
+def _pack_state(layout: Layout, state: Mapping[str, Any]) -> bytes:
+    names = [name for name, *_ in layout]
+    if set(state) != set(names):
+        raise InvalidInputError(f"got states {sorted(state)}; the model has {sorted(names)}")
+    end = max((at + _nbytes(dtype, shape) for _, dtype, shape, at in layout), default=0)
+    block = bytearray(-(-end // 64) * 64)
+    for name, dtype, shape, at in layout:
+        array = np.ascontiguousarray(state[name], dtype)
+        if array.shape != tuple(shape):
+            raise InvalidInputError(
+                f"state {name!r} has shape {array.shape}; it must be {tuple(shape)}"
+            )
+        block[at : at + array.nbytes] = array.tobytes()
+    return bytes(block)
+
+
+def _unpack_state(layout: Layout, block: bytes) -> State:
+    state = {}
+    for name, dtype, shape, at in layout:
+        size = _nbytes(dtype, shape)
+        state[name] = np.frombuffer(block[at : at + size], dtype).reshape(shape).copy()
+    return state
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
