@@ -4,6 +4,8 @@
 namespace gruengine {
 namespace {
 
+constexpr int64_t kMost = int64_t{1} << 31;
+
 ConvShape conv_shape(const NodeBuilder& b) {
   const Dims& x = b.expect(0, DType::kFloat32).dims;
   const Dims& w = b.expect(1, DType::kFloat32).dims;
@@ -14,15 +16,14 @@ ConvShape conv_shape(const NodeBuilder& b) {
   const int64_t groups = b.attr("group", int64_t{1});
   const bool ranks = x.size() >= 3 && w.size() == x.size();
   if (!ranks || groups < 1 || x[1] % groups != 0 || w[1] != x[1] / groups || w[0] % groups != 0) {
-    b.refuse(ErrorCode::kInvalidArgument, "input " + to_string(x) + " and weights " +
-                                              to_string(w) + " do not fit " +
-                                              std::to_string(groups) + " groups");
+    b.refuse(ErrorCode::kInvalidArgument, "input " + to_string(x) + " and weights " + to_string(w) +
+                                              " do not fit " + std::to_string(groups) + " groups");
   }
   const Dims kernel(w.begin() + 2, w.end());
   if (b.has_attr("kernel_shape") && b.attr_ints("kernel_shape") != kernel) {
-    b.refuse(ErrorCode::kInvalidArgument,
-             "kernel_shape is " + to_string(b.attr_ints("kernel_shape")) + " for weights " +
-                 to_string(w));
+    b.refuse(ErrorCode::kInvalidArgument, "kernel_shape is " +
+                                              to_string(b.attr_ints("kernel_shape")) +
+                                              " for weights " + to_string(w));
   }
   return {x[0], x[1], w[0], groups, window_of(b, kernel)};
 }
@@ -56,7 +57,10 @@ void plan_conv(NodeBuilder& b) {
   const ConvShape shape = conv_shape(b);
   check_bias(b, shape);
   const Dims out = window_dims(b, shape.window, shape.outputs);
-  count({shape.images, shape.channels, shape.padded_plane()});
+  if (count({shape.channels, shape.window.rows.padded(), shape.window.columns.padded()}) > kMost) {
+    b.refuse(ErrorCode::kUnsupported,
+             "a padded image of over " + std::to_string(kMost) + " elements");
+  }
   const Time time = window_time(b, shape.window, true);
   const Slot y = b.output(0, DType::kFloat32, out, time);
   if (count(out) == 0) return;

@@ -60,8 +60,7 @@ struct ColumnsConv {
       const float* from = image(f, n);
       for (int64_t g = 0; g < shape.groups; ++g) {
         const float* channels = from + g * shape.group_in() * shape.padded_plane();
-        float* to =
-            f.at<float>(y) + (n * shape.outputs + g * shape.group_out()) * positions;
+        float* to = f.at<float>(y) + (n * shape.outputs + g * shape.group_out()) * positions;
         for (int64_t p = 0; p < positions; p += block()) product(f, channels, g, p, to);
       }
     }
@@ -88,8 +87,8 @@ std::vector<int64_t> starts_of(const ConvShape& shape) {
   for (int64_t i = 0; i < w.rows.kernel; ++i) {
     for (int64_t j = 0; j < w.columns.kernel; ++j) {
       for (int64_t c = 0; c < shape.group_in(); ++c) {
-        start.push_back(c * shape.padded_plane() +
-                        i * w.rows.dilation * w.columns.padded() + j * w.columns.dilation);
+        start.push_back(c * shape.padded_plane() + i * w.rows.dilation * w.columns.padded() +
+                        j * w.columns.dilation);
       }
     }
   }

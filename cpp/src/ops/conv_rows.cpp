@@ -146,8 +146,7 @@ void emit_conv_rows(NodeBuilder& b, const ConvShape& shape, Slot y) {
   const int64_t across = w.columns.padded() * shape.channels;  // floats in a row of an image
   const StridedCopy relay(b, DType::kFloat32, {w.rows.in, w.columns.in, shape.channels},
                           {w.columns.in, 1, shape.plane()}, {across, shape.channels, 1});
-  const Dims taken = {w.rows.out, w.columns.out, w.rows.kernel, w.columns.kernel,
-                      shape.group_in()};
+  const Dims taken = {w.rows.out, w.columns.out, w.rows.kernel, w.columns.kernel, shape.group_in()};
   const StridedCopy gather(b, DType::kFloat32, taken,
                            {w.rows.stride * across, w.columns.stride * shape.channels,
                             w.rows.dilation * across, w.columns.dilation * shape.channels, 1},
@@ -157,8 +156,7 @@ void emit_conv_rows(NodeBuilder& b, const ConvShape& shape, Slot y) {
     bias.push_back(b.padded(2, shape.group_out(), 1, g * shape.group_out()));
   }
   b.emit(RowsConv{shape, source, relays, images, b.kernels().gemm, pack_weights(b, shape), bias,
-                  b.in(0).slot, y,
-                  floats(relays, images * shape.channels * shape.padded_plane()),
+                  b.in(0).slot, y, floats(relays, images * shape.channels * shape.padded_plane()),
                   floats(gathers, rows * shape.depth()),
                   floats(source != Source::kInput, rows * shape.outputs), relay, gather});
 }

@@ -21,8 +21,8 @@ struct Matrices {
 Matrices matrices(const NodeBuilder& b, size_t i) {
   Dims dims = b.expect(i, DType::kFloat32).dims;
   if (dims.empty()) {
-    b.refuse(ErrorCode::kInvalidArgument, "input " + std::to_string(i) +
-                                              " is one number; it must have an axis");
+    b.refuse(ErrorCode::kInvalidArgument,
+             "input " + std::to_string(i) + " is one number; it must have an axis");
   }
   if (dims.size() == 1) dims.insert(i == 0 ? dims.begin() : dims.end(), 1);
   const int64_t columns = dims.back();
@@ -36,8 +36,8 @@ Matrices matrices(const NodeBuilder& b, size_t i) {
 // right, but not the axis summed over.
 Time matmul_time(const NodeBuilder& b, const Dims& out) {
   check_data(b, {0, 1});
-  const auto ranks = std::array{static_cast<int>(b.in(0).dims.size()),
-                                static_cast<int>(b.in(1).dims.size())};
+  const auto ranks =
+      std::array{static_cast<int>(b.in(0).dims.size()), static_cast<int>(b.in(1).dims.size())};
   const int summed[] = {ranks[0] - 1, std::max(ranks[1] - 2, 0)};
   Time time;
   for (const size_t i : {size_t{0}, size_t{1}}) {
@@ -129,9 +129,9 @@ GemmShape gemm_shape(const NodeBuilder& b) {
   g.k = a[g.transposed_a ? 0 : 1];
   g.n = w[g.transposed_b ? 0 : 1];
   if (w[g.transposed_b ? 1 : 0] != g.k) {
-    b.refuse(ErrorCode::kInvalidArgument,
-             "multiplies " + to_string(a) + " and " + to_string(w) + " with transA = " +
-                 std::to_string(g.transposed_a) + ", transB = " + std::to_string(g.transposed_b));
+    b.refuse(ErrorCode::kInvalidArgument, "multiplies " + to_string(a) + " and " + to_string(w) +
+                                              " with transA = " + std::to_string(g.transposed_a) +
+                                              ", transB = " + std::to_string(g.transposed_b));
   }
   if (b.has(2) && broadcast_dims(b, {{g.m, g.n}, b.in(2).dims}) != Dims{g.m, g.n}) {
     b.refuse(ErrorCode::kInvalidArgument, "C of shape " + to_string(b.in(2).dims) +
@@ -182,8 +182,8 @@ Addend plan_addend(NodeBuilder& b, const GemmShape& g) {
   if (g.beta == 0.0f) return {};
   const Value& c = b.in(2);
   const int64_t columns = whole_vectors(g.n, b.kernels().width);
-  const bool is_row = c.dims.empty() || count(c.dims) == 1 ||
-                      (count(c.dims) == g.n && c.dims.back() == g.n);
+  const bool is_row =
+      c.dims.empty() || count(c.dims) == 1 || (count(c.dims) == g.n && c.dims.back() == g.n);
   if (c.constant != nullptr && is_row) return constant_addend(b, g, columns);
   const Addend addend{nullptr, b.scratch(g.m * columns * int64_t{sizeof(float)}), columns, true};
   const StridedCopy copy(b, c.dtype, {g.m, g.n}, broadcast_strides(c.dims, {g.m, g.n}),

@@ -47,8 +47,8 @@ struct Pool {
 
   int64_t divisor(int64_t row, int64_t column) const {
     const auto taps = [&](const WindowAxis& axis, int64_t at) {
-      const Span span = counts_pads ? taps_in(axis, at, axis.before, axis.after)
-                                    : taps_in(axis, at, 0, 0);
+      const Span span =
+          counts_pads ? taps_in(axis, at, axis.before, axis.after) : taps_in(axis, at, 0, 0);
       return span.last - span.first;
     };
     return taps(window.rows, row) * taps(window.columns, column);

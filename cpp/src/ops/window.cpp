@@ -13,13 +13,13 @@ Dims numbers(const NodeBuilder& b, const char* name, size_t size, int64_t least,
              int64_t otherwise) {
   if (!b.has_attr(name)) return Dims(size, otherwise);
   const Dims given = b.attr_ints(name);
-  const bool fits = std::all_of(given.begin(), given.end(),
-                                [&](int64_t v) { return v >= least && v <= kMost; });
+  const bool fits =
+      std::all_of(given.begin(), given.end(), [&](int64_t v) { return v >= least && v <= kMost; });
   if (given.size() != size || !fits) {
-    b.refuse(ErrorCode::kInvalidArgument,
-             std::string(name) + " is " + to_string(given) + "; it must be " +
-                 std::to_string(size) + " numbers from " + std::to_string(least) + " to " +
-                 std::to_string(kMost));
+    b.refuse(ErrorCode::kInvalidArgument, std::string(name) + " is " + to_string(given) +
+                                              "; it must be " + std::to_string(size) +
+                                              " numbers from " + std::to_string(least) + " to " +
+                                              std::to_string(kMost));
   }
   return given;
 }
@@ -81,8 +81,7 @@ Window window_of(const NodeBuilder& b, const Dims& kernel) {
   if (auto_pad != "NOTSET" && auto_pad != "VALID" && auto_pad != "SAME_UPPER" &&
       auto_pad != "SAME_LOWER") {
     b.refuse(ErrorCode::kInvalidArgument,
-             "auto_pad is '" + auto_pad +
-                 "'; it must be NOTSET, VALID, SAME_UPPER or SAME_LOWER");
+             "auto_pad is '" + auto_pad + "'; it must be NOTSET, VALID, SAME_UPPER or SAME_LOWER");
   }
   const bool ceil = b.attr("ceil_mode", int64_t{0}) != 0;
   Window window;
