@@ -171,10 +171,6 @@ void* NodeBuilder::constant_output(size_t i, DType dtype, const Dims& dims, bool
   value.slot = planner_.constant_slot(memory, bytes);
   value.constant = memory;
   value.sized_by_time = sized_by_time || planner_.fold_.sized_by_time;
-  if ((node_.op == "Shape" || node_.op == "Size") && has(0) &&
-      in(0).time.kind == Time::kFrames) {
-    value.sized_by_time = true;
-  }
   if (wants(i)) planner_.scopes_.back()[node_.outputs[i]] = value;
   return memory;
 }
