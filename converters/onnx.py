@@ -131,7 +131,7 @@ class _Conversion:
         ports, seen = [], set()
         for value in graph.inputs:
             if not value.name or "\0" in value.name or value.name in seen:
-                raise ModelFileError(f"the graph input {value.name!r} has no name, or is there twice")
+                raise ModelFileError(f"graph input {value.name!r} has no name, or is there twice")
             seen.add(value.name)
             if value.name in constant:
                 continue
@@ -237,7 +237,9 @@ class _Conversion:
         graphs = [b for b in branches if isinstance(b, OnnxGraph)]
         count = len(node.outputs)
         if len(inputs) != 1 or len(graphs) != 2 or any(len(g.outputs) != count for g in graphs):
-            raise ModelFileError(f"If {node.name!r} needs 1 input and 2 branches of {count} outputs")
+            raise ModelFileError(
+                f"If {node.name!r} needs 1 input and 2 branches of {count} outputs"
+            )
         condition = self.builder.array(inputs[0])
         if condition is None:
             return self._keep_if(node, inputs, graphs, scope)
@@ -329,9 +331,9 @@ class _Conversion:
             return
         if node.attrs.get("reset") == "before" and (2, 9) <= tuple(numbers) <= (2, 13):
             self.report.warnings.append(
-                f"GRU {node.name!r}: exports of PyTorch's GRU made with onnxscript 0.5.7 to 0.7.0 lack "
-                "linear_before_reset=1 and compute other numbers than the PyTorch model; this file "
-                "is converted as it is"
+                f"GRU {node.name!r}: what PyTorch exported with onnxscript 0.5.7 to 0.7.0 lacks "
+                "linear_before_reset=1 and computes other numbers than the PyTorch model; this "
+                "file is converted as it is"
             )
 
 

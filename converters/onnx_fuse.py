@@ -1,23 +1,323 @@
 # SPDX-License-Identifier: MIT
-"""Decomposed recurrent cells."""
+"""Decomposed recurrent cells become one ``Recurrent`` node with T = 1."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gruengine.converters.shapes import Info
-from gruengine.spec import Node
+from gruengine.converters.affine import Affine, Bias, Forms
+from gruengine.converters.cell_match import Cell, match
+from gruengine.converters.gates import TABLE
+from gruengine.converters.onnx_fold import live_nodes
+from gruengine.converters.shapes import UNKNOWN, Info
+from gruengine.spec import Attr, Node
+
+Array = np.ndarray[Any, Any]
+
+_MOVES = frozenset(
+    ["Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"]
+)
 
 
 def fuse(
-    nodes: list[Node],
-    tensors: dict[str, np.ndarray[Any, Any]],
-    infos: dict[str, Info],
+    nodes: Sequence[Node],
+    tensors: dict[str, Array],
+    infos: Mapping[str, Info],
     fresh: Callable[[str], str],
     keep: set[str],
 ) -> tuple[list[Node], list[str]]:
-    """Return the nodes with cells fused, and what was fused in words."""
-    return nodes, []
+    """Replace the steps of cells that are written in elementary operators.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        Of the outermost graph.
+    tensors : dict of str to ndarray
+        The constants; packed weights are added.
+    infos : mapping of str to Info
+        What is known of the values.
+    fresh : callable
+        Makes a new name from a wish.
+    keep : set of str
+        The graph outputs.
+
+    Returns
+    -------
+    list of Node, list of str
+        Nodes that compute the same, and what was fused in words.
+    """
+    current, words = list(nodes), list[str]()
+    # A gate alone looks like a simple RNN, so these come last, when the gates are gone.
+    for kinds in (("lstm", "gru"), ("rnn",)):
+        found: list[str]
+        current, found = _pass(current, tensors, infos, fresh, keep, kinds)
+        words += found
+    return current, words
+
+
+def _pass(
+    nodes: list[Node],
+    tensors: dict[str, Array],
+    infos: Mapping[str, Info],
+    fresh: Callable[[str], str],
+    keep: set[str],
+    kinds: tuple[str, ...],
+) -> tuple[list[Node], list[str]]:
+    forms = Forms(nodes, tensors, infos)
+    fuser = _Fuser(forms, tensors, infos, fresh, _moved_out(nodes, keep))
+    replaced: dict[int, list[Node]] = {}
+    gone: set[int] = set()
+    words: list[str] = []
+    for node in nodes:
+        cell = match(node, forms)
+        if cell is None or cell.kind not in kinds:
+            continue
+        # The new c is ready first, and all that the cell needs is there by then.
+        first = forms.makers[cell.c_new] if cell.c_new else node
+        made = None if id(first) in gone else fuser.build(cell)
+        if made is None:
+            continue
+        gone |= {id(first), id(node)}
+        replaced[id(first)] = made
+        words.append(f"{node.name or cell.h_new}: decomposed {cell.kind.upper()} cell")
+    if not words:
+        return nodes, []
+    result: list[Node] = []
+    for node in nodes:
+        result += replaced.get(id(node), [])
+        if id(node) not in gone:
+            result.append(node)
+    return live_nodes(result, set(keep)), words
+
+
+def _moved_out(nodes: Sequence[Node], outputs: set[str]) -> set[str]:
+    """Return the values that come to a graph output by moves alone."""
+    reached = set(outputs)
+    for node in reversed(nodes):
+        if (node.op in _MOVES or node.op == "Concat") and reached.intersection(node.outputs):
+            reached.update(node.inputs)
+    return reached
+
+
+class _Fuser:
+    """Packs the weights of cells and makes their nodes."""
+
+    def __init__(
+        self,
+        forms: Forms,
+        tensors: dict[str, Array],
+        infos: Mapping[str, Info],
+        fresh: Callable[[str], str],
+        moved_out: set[str],
+    ) -> None:
+        self.forms, self.tensors, self.infos, self.fresh = forms, tensors, infos, fresh
+        self.moved_out = moved_out
+        self.packed: dict[Any, str] = {}
+        # new h -> new c (LSTM), or the recurrent weights as they were
+        self.states: dict[str, str] = {}
+        # Many small cells on one big constant must not make much of it.
+        self.bytes_left = (8 << 20) + 4 * sum(a.nbytes for a in tensors.values())
+
+    def build(self, cell: Cell) -> list[Node] | None:
+        """Return the nodes of a cell, or None where it can't be proved to be one."""
+        width = next(iter(cell.gates.values())).width
+        if any(form.width != width for form in cell.gates.values()):
+            return None
+        split = self._sources(cell, width)
+        if split is None:
+            return None
+        xs, h = split
+        if not self._same_rows([*xs, h, *([cell.c_old] if cell.c_old else [])], width, cell):
+            return None
+        weights = self._weights(cell, xs, h, width)
+        if weights is None:
+            return None
+        terms = next(iter(cell.gates.values())).terms
+        own = [term.weight for term in terms if term.source == h]
+        self.states[cell.h_new] = cell.c_new or own[0]
+        return self._nodes(cell, xs, h, weights, width)
+
+    # -- what is x and what is h ------------------------------------------------------------------
+
+    def _sources(self, cell: Cell, width: int) -> tuple[list[str], str] | None:
+        first = next(iter(cell.gates.values()))
+        names = list(dict.fromkeys(term.source for term in first.terms))
+        h = cell.state if cell.state is not None else self._old_h(cell, first, names, width)
+        if h is None or h not in names or len(names) < 2:
+            return None
+        xs = [name for name in names if name != h]
+        for gate, form in cell.gates.items():
+            expected = set(names)
+            if cell.kind == "gru" and gate == "h":
+                expected = {*xs, cell.reset_source} if cell.reset_source else set(xs)
+            if form.sources != expected or len(form.terms) != len(expected):
+                return None
+        return xs, h
+
+    def _old_h(self, cell: Cell, form: Affine, names: list[str], width: int) -> str | None:
+        """Choose h where the equations don't tell it from x: any choice computes the same."""
+        sizes = {term.source: term.rows[1] - term.rows[0] for term in form.terms}
+        fits = [name for name in names if sizes[name] == width]
+        if cell.c_old:
+            same = [n for n in fits if self.states.get(self._origin(n)) == self._origin(cell.c_old)]
+            same = same or [n for n in fits if self._origin(n) == self._origin(cell.c_old)]
+            fits = same or fits
+        from_inputs = [n for n in fits if self._is_input(self._origin(n))]
+        if cell.kind == "rnn":
+            # A dense layer of two inputs looks the same: only a state makes it a cell.
+            fits = [n for n in fits if self._is_own_state(n, form)]
+            if not fits and cell.h_new in self.moved_out and len(names) == 2:
+                fits = from_inputs
+            from_inputs = []
+        return (from_inputs or fits or [None])[-1]
+
+    def _is_own_state(self, name: str, form: Affine) -> bool:
+        key = self.states.get(self._origin(name))
+        return key is not None and any(t.source == name and t.weight == key for t in form.terms)
+
+    def _origin(self, name: str) -> str:
+        """Follow a value back through operators that only move elements."""
+        for _ in range(64):
+            maker = self.forms.makers.get(name)
+            if maker is None or maker.op not in _MOVES or name in self.states:
+                break
+            name = maker.inputs[0]
+        return name
+
+    def _is_input(self, name: str) -> bool:
+        return name not in self.forms.makers and name not in self.tensors
+
+    def _same_rows(self, names: list[str], width: int, cell: Cell) -> bool:
+        """Whether all have one row a sequence: a broadcast state is left alone."""
+        shapes = [self.infos.get(name, UNKNOWN).shape for name in names]
+        if any(shape is None or len(shape) != 2 for shape in shapes):
+            return False
+        known = [shape for shape in shapes if shape is not None]
+        state = known[-1][1] if cell.c_old else width
+        fixed = {shape[0] for shape in known if isinstance(shape[0], int)}
+        named = {shape[0] for shape in known if not isinstance(shape[0], int)}
+        return state == width and len(fixed) < 2 and not (1 in fixed and named)
+
+    # -- weights ----------------------------------------------------------------------------------
+
+    def _weights(
+        self, cell: Cell, xs: list[str], h: str, width: int
+    ) -> tuple[str, str, str] | None:
+        """Return the names of W, R and B; None where they would take too much memory."""
+        order = TABLE["onnx"][cell.kind].order
+        wide, high, low = [], [], []
+        for gate in order:
+            form = cell.gates[gate]
+            is_candidate = cell.kind == "gru" and gate == "h"
+            source = cell.reset_source if is_candidate and cell.reset_source else h
+            after = cell.recurrent if is_candidate else None
+            wide.append([t for x in xs for t in form.terms if t.source == x])
+            high.append([t for t in (after or form).terms if t.source == source])
+            inside = [Bias(b, (0, width), "") for b in cell.biases] if is_candidate else []
+            if after is not None:
+                low.append(([*form.biases, *inside], list(after.biases)))
+            else:
+                low.append(
+                    (
+                        [b for b in form.biases if b.owner != source],
+                        [b for b in form.biases if b.owner == source],
+                    )
+                )
+        names = [self._pack("W", wide), self._pack("R", high)]
+        names.append(self._pack_bias(low, width))
+        return None if None in names else (str(names[0]), str(names[1]), str(names[2]))
+
+    def _reserve(self, elements: int) -> bool:
+        self.bytes_left -= 8 * elements
+        return self.bytes_left >= 0
+
+    def _pack(self, wish: str, gates: list[Any]) -> str | None:
+        key = (wish, tuple(tuple(terms) for terms in gates))
+        if key not in self.packed:
+            sizes = [
+                (t.rows[1] - t.rows[0]) * (t.columns[1] - t.columns[0]) for g in gates for t in g
+            ]
+            if not self._reserve(sum(sizes)):
+                return None
+            blocks = [np.concatenate([self._block(t) for t in terms], axis=1) for terms in gates]
+            name = self.fresh(f"{gates[0][0].weight}_{wish}")
+            self.tensors[name] = np.concatenate(blocks)[None]
+            self.packed[key] = name
+        return self.packed[key]
+
+    def _block(self, term: Any) -> Array:
+        array, rows, columns = self.tensors[term.weight], slice(*term.rows), slice(*term.columns)
+        return array[columns, rows] if term.transposed else array[rows, columns].T
+
+    def _pack_bias(self, gates: list[Any], width: int) -> str | None:
+        if not any(side for pair in gates for side in pair):
+            return ""
+        key = ("B", tuple((tuple(a), tuple(b)) for a, b in gates))
+        if key not in self.packed:
+            if not self._reserve(2 * width * len(gates)):
+                return None
+            halves = [self._add_up(pair[side], width) for side in (0, 1) for pair in gates]
+            name = self.fresh("B")
+            self.tensors[name] = np.concatenate(halves)[None]
+            self.packed[key] = name
+        return self.packed[key]
+
+    def _add_up(self, biases: list[Bias], width: int) -> Array:
+        total = np.zeros(width, np.float64)
+        for bias in biases:
+            total += self.tensors[bias.tensor].reshape(-1)[slice(*bias.columns)]
+        return total.astype(np.float32)
+
+    # -- nodes ------------------------------------------------------------------------------------
+
+    def _nodes(
+        self, cell: Cell, xs: list[str], h: str, weights: tuple[str, str, str], width: int
+    ) -> list[Node]:
+        nodes: list[Node] = []
+        title, zero = cell.node.name, self._zero()
+
+        def add(op: str, inputs: list[str], attrs: dict[str, Attr], output: str) -> str:
+            nodes.append(Node(op, tuple(inputs), (output,), attrs, title))
+            return output
+
+        def widen(name: str) -> str:
+            return add("Unsqueeze", [name, zero], {}, self.fresh(f"{name}_step"))
+
+        x = xs[0]
+        if len(xs) > 1:
+            x = add("Concat", xs, {"axis": 1}, self.fresh(f"{cell.h_new}_x"))
+        inputs = [widen(x), *weights, "", widen(h)]
+        if cell.c_old:
+            inputs.append(widen(cell.c_old))
+        outputs = ["", self.fresh(f"{cell.h_new}_step")]
+        if cell.c_new:
+            outputs.append(self.fresh(f"{cell.c_new}_step"))
+        attrs = _attributes(cell, width)
+        nodes.append(Node("Recurrent", tuple(inputs), tuple(outputs), attrs, title))
+        for made, name in zip(outputs[1:], (cell.h_new, cell.c_new), strict=False):
+            add("Squeeze", [made, zero], {}, name)
+        return nodes
+
+    def _zero(self) -> str:
+        if "zero" not in self.packed:
+            self.packed["zero"] = self.fresh("axis_0")
+            self.tensors[self.packed["zero"]] = np.zeros(1, np.int64)
+        return self.packed["zero"]
+
+
+def _attributes(cell: Cell, width: int) -> dict[str, Attr]:
+    attrs: dict[str, Attr] = {
+        "cell": cell.kind,
+        "hidden_size": width,
+        "direction": "forward",
+        "activations": [name for name, _, _ in cell.activations],
+        "activation_alpha": [alpha for _, alpha, _ in cell.activations],
+        "activation_beta": [beta for _, _, beta in cell.activations],
+    }
+    if cell.kind == "gru":
+        attrs["reset"] = "before" if cell.reset_source else "after"
+        attrs["update"] = cell.update
+    return attrs

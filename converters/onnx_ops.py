@@ -24,7 +24,7 @@ NEWEST = 26
 
 
 class Refused(Exception):  # noqa: N818 - not an error: it carries reasons to the report
-    """This node cannot be run; ``reasons`` are (what, why)."""
+    """A node that cannot be run; ``reasons`` are (what, why)."""
 
     def __init__(self, *reasons: tuple[str, str]) -> None:
         super().__init__()

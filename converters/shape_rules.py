@@ -13,12 +13,14 @@ from gruengine.spec import Node
 
 
 def axis_of(axis: int, rank: int) -> int:
+    """Return ``axis`` from 0 to ``rank - 1``."""
     if not -rank <= axis < rank:
         raise ValueError("axis")
     return axis % rank
 
 
 def attr(node: Node, name: str, default: int) -> int:
+    """Return an integer attribute."""
     value = node.attrs.get(name, default)
     return value if isinstance(value, int) else default
 

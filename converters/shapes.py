@@ -121,6 +121,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def merge(a: Info, b: Info) -> Info:
+    """Return what holds for both."""
     dtype = a.dtype or b.dtype
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         return Info(dtype)
