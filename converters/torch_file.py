@@ -92,8 +92,8 @@ class Checkpoint:
             self.root = self._open_legacy(memoryview(source))
         else:
             raise ModelFileError(
-                f"not a file of torch.save: it begins with {source[:8]!r}; allowed are zip archives "
-                "and legacy files of torch 0.1 to 1.5"
+                f"not a file of torch.save: it begins with {source[:8]!r}; allowed are zip "
+                "archives and legacy files of torch 0.1 to 1.5"
             )
 
     def array(self, ref: TensorRef) -> Array:
@@ -116,11 +116,10 @@ class Checkpoint:
             )
         flat = np.frombuffer(self._bytes(storage, dtype.itemsize), dtype)
         strides = tuple(step * dtype.itemsize for step in ref.strides)
-        array: Array = np.lib.stride_tricks.as_strided(
-            flat[ref.offset :], ref.shape, strides, writeable=False
-        )
+        start = flat[ref.offset :]
+        array = np.lib.stride_tricks.as_strided(start, ref.shape, strides, writeable=False)
         if storage.kind == "BFloat16Storage":
-            return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            return np.asarray((array.astype(np.uint32) << np.uint32(16)).view(np.float32))
         if storage.kind == "BoolStorage":
             if array.size and int(array.max()) > 1:
                 raise ModelFileError("a BoolStorage with bytes other than 0 and 1")
@@ -147,8 +146,8 @@ class Checkpoint:
         self._prefix = next(iter(roots))
         if len(roots) != 1 or pickles != [f"{self._prefix}/data.pkl"]:
             raise ModelFileError(
-                f"a zip archive with the folders {sorted(roots)[:8]} and the pickles {pickles[:8]}; "
-                "torch.save writes one folder with one data.pkl"
+                f"a zip archive with the folders {sorted(roots)[:8]} and the pickles "
+                f"{pickles[:8]}; torch.save writes one folder with one data.pkl"
             )
         if f"{self._prefix}/constants.pkl" in archive:
             raise ModelFileError(
@@ -245,7 +244,9 @@ def _sizes(value: Any, what: str) -> tuple[int, ...]:
     return tuple(_size(item, f"one {what} of a tensor") for item in value)
 
 
-def _persistent(args: Items) -> StorageRef:
+def _persistent(args: Items) -> StorageRef | Global:
+    if len(args) == 4 and args[0] == "module" and isinstance(args[1], Global):
+        return args[1]  # a class with its source text, which is not read
     if len(args) not in (5, 6) or args[0] != "storage" or (len(args) == 6 and args[5] is not None):
         raise ModelFileError(
             "a persistent id of another form than ('storage', class, key, location, numel)"
@@ -315,6 +316,7 @@ _OPAQUE = (
     Global("torch", "Size"),
     Global("_codecs", "encode"),
     Global("numpy", "dtype"),
+    Global("torch.nn.backends.thnn", "_get_thnn_function_backend"),
     Global("numpy.core.multiarray", "scalar"),
     Global("numpy._core.multiarray", "scalar"),
 )

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""PyTorch models without a line of their code: checkpoints, safetensors weights, live modules."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from gruengine.converters import torch_file
+from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
+from gruengine.converters.safetensors_file import read_weights
+from gruengine.converters.torch_graph import build
+from gruengine.converters.torch_layers import Cell, Layer, Rnn, words
+from gruengine.converters.torch_module import is_module, read_layers, read_pickled
+from gruengine.converters.torch_state import read_state, strip_prefixes
+from gruengine.converters.unpickler import Global, Mapping, Stub
+from gruengine.errors import GruEngineError, ModelFileError
+from gruengine.spec import ModelSpec
+
+__all__ = ["looks_like_checkpoint", "read_checkpoint", "read_module"]
+
+Array = np.ndarray[Any, Any]
+
+HINTS = (
+    "activations",
+    "allow_rounding",
+    "batch_first",
+    "eps",
+    "kinds",
+    "nonlinearity",
+    "order",
+    "output",
+    "state_dict",
+)
+#: Where checkpoints keep their weights.
+STATE_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+def looks_like_checkpoint(head: bytes) -> bool:
+    """Tell from its first bytes whether a file may be one of torch.save or safetensors."""
+    if head.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
+        return True
+    return len(head) > 8 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def read_checkpoint(
+    source: bytes, *, path: str | None, name: str, options: Options
+) -> tuple[ModelSpec, ConversionReport]:
+    """Read a file of ``torch.save`` (zip or legacy) or a safetensors file of weights.
+
+    Parameters
+    ----------
+    source : bytes
+        The whole file.
+    path : str or None
+        Where it came from; not opened again.
+    name : str
+        The model's name in messages.
+    options : Options
+        Hints for what a state dict does not hold; a missing one is named in the error.
+
+    Raises
+    ------
+    ModelFileError
+        The file breaks its format.
+    ConversionError
+        The model cannot be converted exactly; every reason is listed.
+    """
+    reasons = _check_options(options)
+    warnings: list[str] = []
+    try:
+        if source.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
+            checkpoint = torch_file.Checkpoint(source)
+            kind = f"pytorch {checkpoint.kind}"
+            layers = _layers(checkpoint, options, reasons, warnings)
+        else:
+            kind = "pytorch safetensors"
+            layers = _state_layers(read_weights(source), False, options, reasons)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from None
+    spec, report = finish(layers, reasons, name, options)
+    spec.provenance["sha256"] = hashlib.sha256(source).hexdigest()
+    report.source_format = kind
+    report.warnings += warnings
+    report.source_bytes = len(source)
+    return spec, report
+
+
+def read_module(module: Any, *, name: str, options: Options) -> tuple[ModelSpec, ConversionReport]:
+    """Read a live ``torch.nn.Module``: recurrent modules, cells, and Sequential of them and others.
+
+    Raises
+    ------
+    ConversionError
+        A module that cannot be converted exactly; every reason is listed.
+    """
+    reasons = _check_options(options)
+    layers, warnings = read_layers(module, options, reasons)
+    spec, report = finish(layers, reasons, name, options)
+    report.source_format = "pytorch module"
+    report.warnings += warnings
+    report.source_bytes = sum(array.nbytes for array in spec.tensors.values())
+    return spec, report
+
+
+def finish(
+    layers: list[Layer], reasons: list[Reason], name: str, options: Options
+) -> tuple[ModelSpec, ConversionReport]:
+    """Build the spec and its report, or raise with all reasons."""
+    if reasons:
+        raise ConversionError(name, reasons)
+    spec = build(layers)
+    if options.state is not None:
+        spec.state = tuple(options.state.items())
+    digest = hashlib.sha256()
+    for key in sorted(spec.tensors):
+        digest.update(key.encode())
+        digest.update(spec.tensors[key].tobytes())
+    spec.provenance = {"format": "pytorch", "sha256": digest.hexdigest(), "name": name}
+    try:
+        spec.validate()
+    except GruEngineError as error:
+        raise ConversionError(name, [Reason("", "the graph", str(error))]) from None
+    recurrent = [layer for layer in layers if isinstance(layer, (Rnn, Cell))]
+    report = ConversionReport(
+        source=name,
+        source_format="pytorch",
+        recognised=[words(layer) for layer in recurrent],
+        nodes_before=len(layers),
+        nodes_after=len(spec.graph.nodes),
+        parameters=spec.parameters(),
+        state=spec.state,
+    )
+    return spec, report
+
+
+def _check_options(options: Options) -> list[Reason]:
+    reasons = [
+        Reason("", f"hint {hint!r}", f"the hints are {', '.join(HINTS)}")
+        for hint in options.hints
+        if hint not in HINTS
+    ]
+    if options.bind:
+        reasons.append(Reason("", f"bind of {list(options.bind)}", "PyTorch models have none"))
+    return reasons
+
+
+def _layers(
+    checkpoint: torch_file.Checkpoint,
+    options: Options,
+    reasons: list[Reason],
+    warnings: list[str],
+) -> list[Layer]:
+    """Return the layers of a whole module or of a state dict."""
+    if is_module(checkpoint.root):
+        return read_pickled(checkpoint, options, reasons, warnings)
+    before = len(reasons)
+    arrays = _arrays(checkpoint, options, reasons)
+    return _state_layers(arrays, True, options, reasons) if len(reasons) == before else []
+
+
+def _state_layers(
+    arrays: dict[str, Array], ordered: bool, options: Options, reasons: list[Reason]
+) -> list[Layer]:
+    short = strip_prefixes(list(arrays))
+    return read_state({short[key]: arrays[key] for key in arrays}, ordered, options, reasons)
+
+
+def _arrays(
+    checkpoint: torch_file.Checkpoint, options: Options, reasons: list[Reason]
+) -> dict[str, Array]:
+    """Find the state dict in the tree and return its arrays."""
+    state = _find_state(checkpoint.root, options, reasons)
+    arrays = {}
+    for key, value in state.items():
+        if isinstance(value, torch_file.TensorRef):
+            arrays[str(key)] = checkpoint.array(value)
+        elif isinstance(value, torch_file.Quantised) or "qint" in str(value) or _packed(value):
+            reasons.append(
+                Reason(str(key), "quantised weights", "save the float model before quantising it")
+            )
+        else:
+            reasons.append(
+                Reason(str(key), f"a {type(value).__name__}", "a state dict holds tensors alone")
+            )
+    return arrays
+
+
+def _packed(value: Any) -> bool:
+    """Tell whether a value holds the packed weights of a quantised module."""
+    if isinstance(value, Stub):
+        return value.cls == Global("torch", "ScriptObject")
+    return isinstance(value, list) and any(isinstance(one, torch_file.Quantised) for one in value)
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) for key in value)
+        and any(isinstance(one, torch_file.TensorRef) for one in value.values())
+    )
+
+
+def _find_state(root: Any, options: Options, reasons: list[Reason]) -> Mapping:
+    """Return the state dict itself or the one inside a checkpoint."""
+    if isinstance(root, Stub):
+        reasons.append(Reason("", f"a pickled {root.cls}", "a state dict or a module of torch.nn"))
+        return Mapping()
+    inner: dict[str, Mapping] = {}
+    if isinstance(root, Mapping):
+        inner = {str(key): value for key, value in root.items() if _is_state(value)}
+    wanted = options.hints.get("state_dict")
+    if wanted is not None:
+        if isinstance(wanted, str) and wanted in inner:
+            return inner[wanted]
+        reasons.append(Reason("", f"state_dict {wanted!r}", f"the file has {list(inner)}"))
+        return Mapping()
+    if isinstance(root, Mapping) and _is_state(root):
+        return root
+    likely = [key for key in STATE_KEYS if key in inner] or list(inner)
+    if len(likely) == 1:
+        return inner[likely[0]]
+    found = f"state dicts {likely}" if likely else f"a {type(root).__name__} without a state dict"
+    reasons.append(
+        Reason("", found, "one state dict; the hint state_dict='name' chooses among several")
+    )
+    return Mapping()
