@@ -229,7 +229,7 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report.to_dict())
         return OK if report.passed else FAILED
-    rows = [("output", "against", "max error", "allowed", "scale", "")]
+    rows: list[Sequence[str]] = [("output", "against", "max error", "allowed", "scale", "")]
     for check in report.checks:
         numbers = (check.max_abs_error, check.tolerance, check.scale)
         verdict = "ok" if check.passed else "FAILED"

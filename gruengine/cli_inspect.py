@@ -133,9 +133,15 @@ def _ports(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _source(provenance: dict[str, Any]) -> str:
+    opset = f"opset {provenance['opset']}" if "opset" in provenance else ""
+    parts = (provenance.get("format"), provenance.get("producer"), opset)
+    return ", ".join(str(part) for part in parts if part)
+
+
 def _converted(found: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
     pairs = [
-        ("source", str(found["provenance"].get("source_format", ""))),
+        ("source", _source(found["provenance"])),
         ("parameters", f"{found['parameters']:,} float32 ({size(found['parameter_bytes'])})"),
         *_ports(found),
         ("state", ", ".join(f"{before} -> {after}" for before, after in found["state"])),

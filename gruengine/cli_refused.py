@@ -70,7 +70,7 @@ def _onnx(data: bytes, path: str | None) -> dict[str, Any]:
         "inputs": [_value(value) for value in graph.inputs if value.name not in constants],
         "outputs": [_value(value) for value in graph.outputs],
         "operators": dict(operators.most_common()),
-        "tensors": [_tensor(t.name, type_name(t.elem_type), t.shape) for t in graph.initializers],
+        "tensors": [_tensor(t.name, type_name(t.elem_type), t.dims) for t in graph.initializers],
     }
 
 

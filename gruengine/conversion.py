@@ -109,6 +109,8 @@ def prepare(
     """Do all of ``convert`` but writing: return the spec with its sample, the report, the model."""
     sizes = hints.pop("sizes", None)
     spec, report = read_source(source, Options(bind or {}, state, hints))
+    if bind:
+        spec.provenance["bind"] = {name: np.asarray(v).tolist() for name, v in bind.items()}
     return spec, report, _finish(spec, report, sizes)
 
 

@@ -169,7 +169,7 @@ class Sequential:
         return ModelSpec(
             Graph([port], [output], nodes),
             graph.tensors,
-            provenance={"source_format": "gruengine.Sequential", "seed": self.seed},
+            provenance={"format": "gruengine.Sequential", "seed": self.seed},
         )
 
     def _input_port(self, flow: Flow) -> Port:
