@@ -114,6 +114,7 @@ def test_names_are_unique():
 TORCH_ROWS = {"lstm": [0, 2, 3, 1], "gru": [1, 0, 2], "rnn": [0]}  # of ours, in torch's order
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", ["rnn", "rnn relu", "lstm", "lstm projection", "gru"])
 def test_recurrent_layers_compute_what_torch_computes(kind, bidirectional):
