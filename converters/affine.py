@@ -98,7 +98,9 @@ def activation_of(node: Node) -> tuple[str, float, float] | None:
     usual = FUNCTIONS.get(node.op)
     if usual is None:
         return None
-    values = [node.attrs.get(key, default) for key, default in zip(("alpha", "beta"), usual)]
+    values = [
+        node.attrs.get(key, default) for key, default in zip(("alpha", "beta"), usual, strict=True)
+    ]
     alpha, beta = (float(v) if isinstance(v, (int, float)) else 0.0 for v in values)
     return node.op, alpha, beta
 

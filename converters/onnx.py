@@ -290,8 +290,9 @@ class _Conversion:
             if node.op == REFUSED:
                 self.reasons += builder.problems.get(node.outputs[0], [])
         self._fail()
-        nodes, fused = fuse(nodes, builder.tensors, builder.infos, builder.fresh, set(names))
-        self.report.fused = fused
+        nodes, self.report.fused = fuse(
+            nodes, builder.tensors, builder.infos, builder.fresh, set(names), self.report.warnings
+        )
         outputs = output_ports(builder, declared)
         graph = Graph(ports, outputs, nodes)
         tensors = finish_tensors(graph, builder, self.reasons, self.report.warnings)

@@ -248,8 +248,8 @@ def round_bfloat16(array: Array) -> Array:
     """Round float32 to the nearest bfloat16, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = ((bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)).view(np.float32)
-    return np.where(np.isnan(array), array, rounded).reshape(array.shape)
+    rounded: Array = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(array), array, rounded.view(np.float32).reshape(array.shape))
 
 
 # -- what is left ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,17 @@ _MOVES = frozenset(
 )
 
 
+# What exporters call recurrent weights, where only a name tells h from x.
+_RECURRENT_NAME = re.compile(r"(^|[^a-z])(hh|recurrent)([^a-z]|$)", re.IGNORECASE)
+
+
 def fuse(
     nodes: Sequence[Node],
     tensors: dict[str, Array],
     infos: Mapping[str, Info],
     fresh: Callable[[str], str],
     keep: set[str],
+    warnings: list[str],
 ) -> tuple[list[Node], list[str]]:
     """Replace the steps of cells that are written in elementary operators.
 
@@ -38,11 +44,13 @@ def fuse(
     tensors : dict of str to ndarray
         The constants; packed weights are added.
     infos : mapping of str to Info
-        What is known of the values.
+        What is known of the values; the graph inputs stand in their order.
     fresh : callable
         Makes a new name from a wish.
     keep : set of str
         The graph outputs.
+    warnings : list of str
+        Gets what a user should know.
 
     Returns
     -------
@@ -53,7 +61,7 @@ def fuse(
     # A gate alone looks like a simple RNN, so these come last, when the gates are gone.
     for kinds in (("lstm", "gru"), ("rnn",)):
         found: list[str]
-        current, found = _pass(current, tensors, infos, fresh, keep, kinds)
+        current, found = _pass(current, tensors, infos, fresh, keep, kinds, warnings)
         words += found
     return current, words
 
@@ -65,9 +73,10 @@ def _pass(
     fresh: Callable[[str], str],
     keep: set[str],
     kinds: tuple[str, ...],
+    warnings: list[str],
 ) -> tuple[list[Node], list[str]]:
     forms = Forms(nodes, tensors, infos)
-    fuser = _Fuser(forms, tensors, infos, fresh, _moved_out(nodes, keep))
+    fuser = _Fuser(forms, tensors, infos, fresh, _moved_out(nodes, keep), warnings)
     replaced: dict[int, list[Node]] = {}
     gone: set[int] = set()
     words: list[str] = []
@@ -112,9 +121,11 @@ class _Fuser:
         infos: Mapping[str, Info],
         fresh: Callable[[str], str],
         moved_out: set[str],
+        warnings: list[str],
     ) -> None:
         self.forms, self.tensors, self.infos, self.fresh = forms, tensors, infos, fresh
-        self.moved_out = moved_out
+        self.moved_out, self.warnings = moved_out, warnings
+        self.places = {name: place for place, name in enumerate(infos)}
         self.packed: dict[Any, str] = {}
         # new h -> new c (LSTM), or the recurrent weights as they were
         self.states: dict[str, str] = {}
@@ -165,14 +176,33 @@ class _Fuser:
             same = [n for n in fits if self.states.get(self._origin(n)) == self._origin(cell.c_old)]
             same = same or [n for n in fits if self._origin(n) == self._origin(cell.c_old)]
             fits = same or fits
-        from_inputs = [n for n in fits if self._is_input(self._origin(n))]
         if cell.kind == "rnn":
             # A dense layer of two inputs looks the same: only a state makes it a cell.
-            fits = [n for n in fits if self._is_own_state(n, form)]
-            if not fits and cell.h_new in self.moved_out and len(names) == 2:
-                fits = from_inputs
-            from_inputs = []
-        return (from_inputs or fits or [None])[-1]
+            own = [n for n in fits if self._is_own_state(n, form)]
+            if not own and (cell.h_new not in self.moved_out or len(names) != 2):
+                return None
+            fits = own or [n for n in fits if self._is_input(self._origin(n))]
+        fits = [n for n in fits if self._is_input(self._origin(n))] or fits
+        return fits[0] if len(fits) == 1 else self._best(cell, form, fits)
+
+    def _best(self, cell: Cell, form: Affine, fits: list[str]) -> str | None:
+        """Choose among values of the width of h: by the name of the weights, else the last input.
+
+        The numbers are the same; only the state pairs of a stream depend on it.
+        """
+        named = [
+            term.source
+            for term in form.terms
+            if term.source in fits and _RECURRENT_NAME.search(term.weight)
+        ]
+        if len(named) == 1 or not fits:
+            return named[0] if fits else None
+        chosen = max(fits, key=lambda name: self.places.get(self._origin(name), -1))
+        self.warnings.append(
+            f"{cell.node.name or cell.h_new}: x and h look alike; {self._origin(chosen)!r} is "
+            "taken for h: name the pairs with state= if that is wrong"
+        )
+        return chosen
 
     def _is_own_state(self, name: str, form: Affine) -> bool:
         key = self.states.get(self._origin(name))

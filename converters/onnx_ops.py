@@ -20,7 +20,7 @@ from gruengine.spec import Attr
 Array = np.ndarray[Any, Any]
 
 #: The newest opset whose changes to the operators below are known.
-NEWEST = 26
+NEWEST = 28
 
 
 class Refused(Exception):  # noqa: N818 - not an error: it carries reasons to the report
@@ -205,7 +205,7 @@ def _variadic(call: Call) -> list[str]:
 
 
 @lower("Where", since=9)
-@lower("Range", since=11)
+@lower("Range", attrs="stash_type", since=11)  # how float16 is summed
 def _ternary(call: Call) -> list[str]:
     call.needs(3, 3)
     return call.out(call.node.op, call.inputs)
@@ -220,7 +220,10 @@ def _identity(call: Call) -> list[str]:
 @lower("Mod", attrs="fmod", since=10)
 def _mod(call: Call) -> list[str]:
     call.needs(2, 2)
-    return call.out("Mod", call.inputs, {"fmod": call.integer("fmod", 0)})
+    fmod = call.integer("fmod", 0)
+    if not fmod and call.builder.info(call.inputs[0]).dtype.startswith(("float", "bfloat")):
+        raise Refused(("Mod of floats with fmod = 0", "only fmod = 1 is run"))
+    return call.out("Mod", call.inputs, {"fmod": fmod})
 
 
 @lower("LeakyRelu", attrs="alpha")
@@ -260,7 +263,7 @@ def _clip(call: Call) -> list[str]:
     return call.out("Clip", [call.inputs[0], *bounds])
 
 
-@lower("Cast", attrs="to saturate")
+@lower("Cast", attrs="to saturate round_mode")  # both but "to" are about 8 bit floats
 def _cast(call: Call) -> list[str]:
     call.needs(1, 1)
     to = call.integer("to")

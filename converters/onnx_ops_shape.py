@@ -206,6 +206,9 @@ def _pool(call: Call) -> list[str]:
     attrs["kernel_shape"] = list(kernel)
     attrs["ceil_mode"] = call.integer("ceil_mode", 0)
     if call.node.op == "AveragePool":
+        if any(d != 1 for d in call.ints("dilations") or []):
+            raise Refused((f"attribute dilations = {attrs['dilations']}", "1 is run"))
+        del attrs["dilations"]
         attrs["count_include_pad"] = call.integer("count_include_pad", 0)
     return call.out(call.node.op, call.inputs, attrs)
 

@@ -195,9 +195,10 @@ def _narrow(values: Array, stored: np.dtype[Any], name: str) -> Array:
 
 def _decoded(flat: Array, elem_type: int) -> Array:
     if elem_type == BFLOAT16:
-        return (flat.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide: Array = flat.astype(np.uint32) << np.uint32(16)
+        return wide.view(np.float32)
     if elem_type == 9:
-        return flat != 0
+        return np.not_equal(flat, 0)
     return flat.astype(flat.dtype.newbyteorder("="), copy=True)
 
 

@@ -253,15 +253,15 @@ def _concat(node: Node, x: Sequence[Info]) -> Info:
     axis = axis_of(attr(node, "axis", 0), rank)
     shape: list[Size] = []
     for place in range(rank):
-        sizes = [None if i.shape is None else i.shape[place] for i in x]
-        if place == axis:
-            fixed = [s for s in sizes if isinstance(s, int)]
-            shape.append(
-                sizes[0] if len(sizes) == 1 else sum(fixed) if len(fixed) == len(sizes) else None
-            )
+        sizes: list[Size] = [None if i.shape is None else i.shape[place] for i in x]
+        fixed = [s for s in sizes if isinstance(s, int)]
+        named = [s for s in sizes if isinstance(s, str)]
+        if place != axis:
+            shape.append((fixed or named or [None])[0])
+        elif len(sizes) == 1:
+            shape.append(sizes[0])
         else:
-            best = [s for s in sizes if isinstance(s, int)] or [s for s in sizes if s is not None]
-            shape.append(best[0] if best else None)
+            shape.append(sum(fixed) if len(fixed) == len(sizes) else None)
     value: tuple[Size, ...] | None = ()
     for info in x:
         value = None if value is None or info.value is None else value + info.value
