@@ -167,23 +167,27 @@ void emit_pad(NodeBuilder& b, std::vector<PadAxis> axes, DType dtype, const Dims
   });
 }
 
+// How many of start, start + step, ... lie before limit.
+double steps_between(int64_t start, int64_t limit, int64_t step) {
+  if (step == 0 || start == limit || (start < limit) != (step > 0)) return 0;
+  const auto distance = [](int64_t from, int64_t to) {
+    return static_cast<uint64_t>(to) - static_cast<uint64_t>(from);
+  };
+  const uint64_t span = step > 0 ? distance(start, limit) : distance(limit, start);
+  const uint64_t size = step > 0 ? distance(0, step) : distance(step, 0);
+  return static_cast<double>((span - 1) / size + 1);
+}
+
 int64_t range_count(const NodeBuilder& b, DType dtype) {
-  double size = 0;
-  if (dtype == DType::kFloat32) {
-    size = std::ceil((b.scalar(1) - b.scalar(0)) / b.scalar(2));
-  } else {
-    const auto span = static_cast<__int128>(b.ints(1)[0]) - b.ints(0)[0];
-    const __int128 step = b.ints(2)[0];
-    if (step != 0) {
-      size = static_cast<double>(span / step + (span % step != 0 && (span < 0) == (step < 0)));
-    }
-  }
+  const double size = dtype == DType::kFloat32
+                          ? std::ceil((b.scalar(1) - b.scalar(0)) / b.scalar(2))
+                          : steps_between(b.ints(0)[0], b.ints(1)[0], b.ints(2)[0]);
   if (b.scalar(2) == 0 || !(size < 1e12)) {
     b.refuse(ErrorCode::kInvalidArgument,
              "from " + std::to_string(b.scalar(0)) + " to " + std::to_string(b.scalar(1)) + " by " +
                  std::to_string(b.scalar(2)) + "; the step must be finite and not 0");
   }
-  return std::max<int64_t>(static_cast<int64_t>(size), 0);
+  return size > 0 ? static_cast<int64_t>(size) : 0;
 }
 
 template <class T>
@@ -306,6 +310,29 @@ void plan_constant_of_shape(NodeBuilder& b) {
                                        : std::vector<double>{b.attr("value", 0.0)};
   if (list.size() != 1) b.refuse(ErrorCode::kInvalidFile, "value must be one number");
   emit_fill(b, DType::kFloat32, dims, static_cast<float>(list[0]));
+}
+
+void plan_constant(NodeBuilder& b) {
+  std::vector<int64_t> whole = b.attr_ints("value_ints");
+  std::vector<double> real = b.attr_floats("value_floats");
+  const bool one = b.has_attr("value_int") || b.has_attr("value_float");
+  if (b.has_attr("value_int")) whole = {b.attr("value_int", int64_t{0})};
+  if (b.has_attr("value_float")) real = {number(b, "value_float", 0)};
+  if (b.node().attributes.size() != 1 || b.has_attr("value")) {
+    b.refuse(ErrorCode::kInvalidFile,
+             "needs one of value_int, value_ints, value_float and value_floats");
+  }
+  const bool is_whole = b.has_attr("value_int") || b.has_attr("value_ints");
+  const auto n = static_cast<int64_t>(is_whole ? whole.size() : real.size());
+  const Dims dims = one ? Dims{} : Dims{n};
+  if (is_whole) {
+    std::copy(whole.begin(), whole.end(),
+              static_cast<int64_t*>(b.constant_output(0, DType::kInt64, dims)));
+  } else {
+    std::transform(real.begin(), real.end(),
+                   static_cast<float*>(b.constant_output(0, DType::kFloat32, dims)),
+                   [](double value) { return static_cast<float>(value); });
+  }
 }
 
 }  // namespace gruengine

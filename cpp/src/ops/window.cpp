@@ -34,12 +34,13 @@ void resolve(const NodeBuilder& b, const std::string& auto_pad, bool ceil, Windo
     axis.after = total - axis.before;
   }
   const int64_t room = axis.padded() - extent;
-  if (room < 0) {
-    if (axis.padded() > 0 || axis.kernel > 1) {
-      b.refuse(ErrorCode::kInvalidArgument, "a kernel that covers " + std::to_string(extent) +
-                                                " does not fit " + std::to_string(axis.padded()) +
-                                                " inputs");
-    }
+  const bool fits = room >= 0 || (ceil && axis.in > 0 && -room < axis.stride);
+  if (!fits && (axis.padded() > 0 || axis.kernel > 1)) {
+    b.refuse(ErrorCode::kInvalidArgument, "a kernel that covers " + std::to_string(extent) +
+                                              " does not fit " + std::to_string(axis.padded()) +
+                                              " inputs");
+  }
+  if (!fits) {
     axis.out = 0;
     return;
   }
