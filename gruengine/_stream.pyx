@@ -50,8 +50,6 @@ cdef extern from "gruengine/stream.h" namespace "gruengine":
         int64_t batch_size()
         cbool ready()
         void prepare(const vector[vector[int64_t]]&) except +raise_python_error
-        const vector[StepPort]& inputs()
-        const vector[StepPort]& outputs()
         void step(const void* const*, void* const*) except +raise_python_error nogil
         void run(int64_t, const void* const*, void* const*) except +raise_python_error nogil
         void reset() except +raise_python_error
@@ -60,6 +58,21 @@ cdef extern from "gruengine/stream.h" namespace "gruengine":
         void set_state(const uint8_t*, size_t) except +raise_python_error
         vector[StateEntry] state_layout() except +raise_python_error
         uint8_t* state_data()
+
+cdef extern from *:
+    """
+    // References returned by reference: Cython would copy them.
+    static inline std::vector<gruengine::StepPort>* ports_in(void* stream) {
+      return const_cast<std::vector<gruengine::StepPort>*>(
+          &static_cast<gruengine::Stream*>(stream)->inputs());
+    }
+    static inline std::vector<gruengine::StepPort>* ports_out(void* stream) {
+      return const_cast<std::vector<gruengine::StepPort>*>(
+          &static_cast<gruengine::Stream*>(stream)->outputs());
+    }
+    """
+    vector[StepPort]* ports_in(void* stream)
+    vector[StepPort]* ports_out(void* stream)
 
 ctypedef shared_ptr[const CppModel] ModelPtr
 
@@ -71,9 +84,9 @@ cdef inline CppStream* cpp(Stream stream) noexcept nogil:
     return <CppStream*>stream.handle
 
 
-cdef tuple step_shape(const StepPort& port):
+cdef tuple step_shape(StepPort& port):
     """The shape of one step: the time axis left out."""
-    return tuple(port.dims[i] for i in range(port.dims.size()) if <int>i != port.time_axis)
+    return tuple([port.dims[i] for i in range(port.dims.size()) if <int>i != port.time_axis])
 
 
 cdef object dtype_of(DType dtype):
@@ -88,6 +101,18 @@ cdef int check_array(object x, str what, object dtype) except -1:
     if not cnp.PyArray_ISCARRAY_RO(x):
         raise InvalidTypeError(f"{what} must be C-contiguous and aligned")
     return 0
+
+
+cdef inline bint fits(object x, int rank, const Py_ssize_t* dims, int dtype) noexcept:
+    cdef int i
+    if not cnp.PyArray_Check(x):
+        return False
+    if cnp.PyArray_TYPE(x) != dtype or cnp.PyArray_NDIM(x) != rank:
+        return False
+    for i in range(rank):
+        if cnp.PyArray_DIM(x, i) != dims[i]:
+            return False
+    return cnp.PyArray_ISCARRAY_RO(x)
 
 
 cdef class Stream:
@@ -131,11 +156,11 @@ cdef class Stream:
 
     def _describe(self):
         """Keeps what the fast path of step() compares with."""
-        cdef const vector[StepPort]* ins = &cpp(self).inputs()
-        cdef const vector[StepPort]* outs = &cpp(self).outputs()
+        cdef vector[StepPort]* ins = ports_in(self.handle)
+        cdef vector[StepPort]* outs = ports_out(self.handle)
         self.names = (
-            tuple(ins[0][i].name.decode() for i in range(ins.size())),
-            tuple(outs[0][i].name.decode() for i in range(outs.size())),
+            tuple([ins[0][i].name.decode() for i in range(ins.size())]),
+            tuple([outs[0][i].name.decode() for i in range(outs.size())]),
         )
         if ins.size() != 1 or outs.size() != 1:
             return
@@ -152,17 +177,6 @@ cdef class Stream:
         self.squeeze_in = len(shape_in) > 1 and shape_in[0] == 1
         self.squeeze_out = len(shape_out) > 1 and shape_out[0] == 1
         self.ready = True
-
-    cdef bint _fits(self, object x, int rank, const Py_ssize_t* dims, int dtype) noexcept:
-        cdef int i
-        if not cnp.PyArray_Check(x):
-            return False
-        if cnp.PyArray_TYPE(x) != dtype or cnp.PyArray_NDIM(x) != rank:
-            return False
-        for i in range(rank):
-            if cnp.PyArray_DIM(x, i) != dims[i]:
-                return False
-        return cnp.PyArray_ISCARRAY_RO(x)
 
     def step(self, x, out=None):
         """Advance by one step.
@@ -191,12 +205,12 @@ cdef class Stream:
         cdef void* out_data
         if (
             not self.ready
-            or not self._fits(x, self.in_rank, self.in_dims, self.in_type)
+            or not fits(x, self.in_rank, self.in_dims, self.in_type)
         ):
             return self._step_slowly(x, out)
         if out is None:
             out = cnp.PyArray_SimpleNew(self.out_rank, <cnp.npy_intp*>self.out_dims, self.out_type)
-        elif not self._fits(out, self.out_rank, self.out_dims, self.out_type) or not (
+        elif not fits(out, self.out_rank, self.out_dims, self.out_type) or not (
             cnp.PyArray_ISWRITEABLE(out)
         ):
             return self._step_slowly(x, out)
@@ -249,9 +263,9 @@ cdef class Stream:
         cdef bint by_step = kind < 0
         if not cpp(self).ready():
             self._prepare(list(x.values()) if isinstance(x, dict) else [x], by_step)
-        cdef const vector[StepPort]* ins = &cpp(self).inputs()
-        cdef const vector[StepPort]* outs = &cpp(self).outputs()
-        arrays = self._inputs(x)
+        cdef vector[StepPort]* ins = ports_in(self.handle)
+        cdef vector[StepPort]* outs = ports_out(self.handle)
+        arrays = inputs_of(self, x)
         cdef vector[const void*] in_at
         cdef vector[void*] out_at
         cdef Py_ssize_t frames = 1 if by_step else -1
@@ -261,7 +275,7 @@ cdef class Stream:
             array = arrays[i]
             name = ins[0][i].name.decode()
             check_array(array, f"input '{name}'", dtype_of(ins[0][i].dtype))
-            count, short = self._match(array.shape, ins[0][i], by_step, f"input '{name}'")
+            count, short = match(self, array.shape, ins[0][i], by_step, f"input '{name}'")
             squeezed = squeezed or short
             if frames < 0:
                 frames = count
@@ -272,7 +286,7 @@ cdef class Stream:
             raise InvalidInputError("no input has a time axis")
         results = []
         for i in range(outs.size()):
-            results.append(self._output(outs[0][i], out, frames, by_step, squeezed))
+            results.append(output_for(self, outs[0][i], out, frames, by_step, squeezed))
             out_at.push_back(cnp.PyArray_DATA(results[i]))
         for array in arrays:
             for result in results:
@@ -287,70 +301,6 @@ cdef class Stream:
         if len(results) == 1:
             return results[0]
         return dict(zip(self.names[1], results))
-
-    cdef list _inputs(self, x):
-        names = self.names[0]
-        if not isinstance(x, dict):
-            if len(names) != 1:
-                raise InvalidInputError(f"the model has inputs {list(names)}; give a dict by name")
-            return [x]
-        if set(x) != set(names):
-            raise InvalidInputError(f"got inputs {sorted(x)}; the model has {sorted(names)}")
-        return [x[name] for name in names]
-
-    cdef tuple _match(self, shape, const StepPort& port, bint by_step, str what):
-        """The number of frames of an array, and whether its batch of one was left out."""
-        step = step_shape(port)
-        if by_step:
-            full = tuple(port.dims)
-            if shape == step or (port.time_axis >= 0 and shape == full):
-                return 1, False
-            if len(step) > 1 and step[0] == 1 and shape == step[1:]:
-                return 1, True
-            raise InvalidInputError(f"{what} has shape {shape}; a step takes {step}")
-        if port.time_axis < 0 and not self._by_calls():
-            if shape == step:
-                return -1, False
-            raise InvalidInputError(f"{what} has shape {shape}; it must be {step}")
-        cdef int axis = max(port.time_axis, 0)
-        wanted = step[:axis] + ("T",) + step[axis:]
-        if len(shape) == len(wanted) and all(
-            w == "T" or w == s for w, s in zip(wanted, shape)
-        ):
-            return shape[axis], False
-        if len(step) > 1 and step[0] == 1 and shape[1:] == step[1:]:
-            return shape[0], True
-        raise InvalidInputError(f"{what} has shape {shape}; a chunk takes {wanted}")
-
-    cdef bint _by_calls(self):
-        return self.model.streamable.form == "calls"
-
-    cdef object _output(self, const StepPort& port, out, Py_ssize_t frames, bint by_step,
-                        bint squeezed):
-        shape = step_shape(port)
-        cdef int axis = port.time_axis
-        if not by_step and (axis >= 0 or self._by_calls()):
-            axis = max(axis, 0)
-            if squeezed and len(shape) > 1 and shape[0] == 1:
-                shape = (frames,) + shape[1:]
-            else:
-                shape = shape[:axis] + (frames,) + shape[axis:]
-        elif squeezed and len(shape) > 1 and shape[0] == 1:
-            shape = shape[1:]
-        dtype = dtype_of(port.dtype)
-        if out is None:
-            return np.empty(shape, dtype)
-        name = port.name.decode()
-        if isinstance(out, dict):
-            out = out.get(name)
-        elif len(self.names[1]) != 1:
-            raise InvalidInputError(f"the model has outputs {list(self.names[1])}; give out as a dict")
-        check_array(out, f"out for '{name}'", dtype)
-        if out.shape != shape:
-            raise InvalidInputError(f"out for '{name}' has shape {out.shape}; it must be {shape}")
-        if not out.flags.writeable:
-            raise InvalidInputError(f"out for '{name}' is read-only")
-        return out
 
     def reset(self):
         """Go back to the initial state."""
@@ -399,6 +349,74 @@ cdef class Stream:
 
     def __reduce__(self):
         raise TypeError("a stream cannot be pickled; save get_state() and the model's path")
+
+
+cdef list inputs_of(Stream self, x):
+    names = self.names[0]
+    if not isinstance(x, dict):
+        if len(names) != 1:
+            raise InvalidInputError(f"the model has inputs {list(names)}; give a dict by name")
+        return [x]
+    if set(x) != set(names):
+        raise InvalidInputError(f"got inputs {sorted(x)}; the model has {sorted(names)}")
+    return [x[name] for name in names]
+
+
+cdef tuple match(Stream self, shape, StepPort& port, bint by_step, str what):
+    """The number of frames of an array, and whether its batch of one was left out."""
+    step = step_shape(port)
+    if by_step:
+        full = tuple(port.dims)
+        if shape == step or (port.time_axis >= 0 and shape == full):
+            return 1, False
+        if len(step) > 1 and step[0] == 1 and shape == step[1:]:
+            return 1, True
+        raise InvalidInputError(f"{what} has shape {shape}; a step takes {step}")
+    if port.time_axis < 0 and not by_calls(self):
+        if shape == step:
+            return -1, False
+        raise InvalidInputError(f"{what} has shape {shape}; it must be {step}")
+    cdef int axis = max(port.time_axis, 0)
+    wanted = step[:axis] + ("T",) + step[axis:]
+    if len(shape) == len(wanted) and all(
+        w == "T" or w == s for w, s in zip(wanted, shape)
+    ):
+        return shape[axis], False
+    if len(step) > 1 and step[0] == 1 and shape[1:] == step[1:]:
+        return shape[0], True
+    raise InvalidInputError(f"{what} has shape {shape}; a chunk takes {wanted}")
+
+
+cdef bint by_calls(Stream self):
+    return self.model.streamable.form == "calls"
+
+
+cdef object output_for(Stream self, StepPort& port, out, Py_ssize_t frames, bint by_step,
+                    bint squeezed):
+    shape = step_shape(port)
+    cdef int axis = port.time_axis
+    if not by_step and (axis >= 0 or by_calls(self)):
+        axis = max(axis, 0)
+        if squeezed and len(shape) > 1 and shape[0] == 1:
+            shape = (frames,) + shape[1:]
+        else:
+            shape = shape[:axis] + (frames,) + shape[axis:]
+    elif squeezed and len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    dtype = dtype_of(port.dtype)
+    if out is None:
+        return np.empty(shape, dtype)
+    name = port.name.decode()
+    if isinstance(out, dict):
+        out = out.get(name)
+    elif len(self.names[1]) != 1:
+        raise InvalidInputError(f"the model has outputs {list(self.names[1])}; give out as a dict")
+    check_array(out, f"out for '{name}'", dtype)
+    if out.shape != shape:
+        raise InvalidInputError(f"out for '{name}' has shape {out.shape}; it must be {shape}")
+    if not out.flags.writeable:
+        raise InvalidInputError(f"out for '{name}' is read-only")
+    return out
 
 
 cdef void del_stream(void* handle) noexcept:

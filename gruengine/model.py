@@ -13,12 +13,14 @@ import numpy as np
 
 from gruengine import _core
 from gruengine._stream import Stream
-from gruengine.conversion import check_compute_type, load_model
+from gruengine.conversion import load_model
 from gruengine.converters import is_model_file
-from gruengine.errors import InvalidInputError, InvalidTypeError
+from gruengine.errors import InvalidInputError, InvalidTypeError, UnsupportedError
 from gruengine.spec import ModelSpec, Port
 
 __all__ = ["Model", "Signature", "Stream", "Streamable", "load"]
+
+COMPUTE_TYPES = ("float32", "auto")
 
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
@@ -300,6 +302,14 @@ def load(
             return Model(_core.Model.from_memory(source, num_threads))
         return Model(_core.Model.open(os.fspath(source), num_threads))
     return load_model(source, num_threads=num_threads, **options)
+
+
+def check_compute_type(compute_type: str) -> None:
+    """Raise ``UnsupportedError`` unless this version computes in ``compute_type``."""
+    if compute_type not in COMPUTE_TYPES:
+        raise UnsupportedError(
+            f"compute_type {compute_type!r}; this version has {', '.join(COMPUTE_TYPES)}"
+        )
 
 
 def _as_input(port: Port, value: Any) -> Array:

@@ -104,7 +104,7 @@ void JsonReader::string_escape(std::string& result) {
     position_ += 2;
     const uint32_t low = hex4();
     if (low < 0xDC00 || low > 0xDFFF) fail("half of a surrogate pair");
-    code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    code = 0x10000 + ((code - 0xD800) << 10U) + (low - 0xDC00);
   } else if (code >= 0xDC00 && code <= 0xDFFF) {
     fail("half of a surrogate pair");
   }

@@ -14,7 +14,7 @@ class Walk {
  public:
   void integer(int64_t value) {
     uint8_t bytes[8];
-    for (int i = 0; i < 8; ++i) {
+    for (size_t i = 0; i < 8; ++i) {
       bytes[i] = static_cast<uint8_t>(static_cast<uint64_t>(value) >> (8 * i));
     }
     sha_.update(bytes, sizeof bytes);

@@ -22,15 +22,15 @@ constexpr uint32_t kRound[64] = {
 
 void Sha256::block(const uint8_t* data) {
   uint32_t w[64];
-  for (int i = 0; i < 16; ++i) {
-    w[i] = uint32_t{data[4 * i]} << 24 | uint32_t{data[4 * i + 1]} << 16 |
-           uint32_t{data[4 * i + 2]} << 8 | uint32_t{data[4 * i + 3]};
+  for (size_t i = 0; i < 16; ++i) {
+    w[i] = uint32_t{data[4 * i]} << 24U | uint32_t{data[4 * i + 1]} << 16U |
+           uint32_t{data[4 * i + 2]} << 8U | uint32_t{data[4 * i + 3]};
   }
   for (int i = 16; i < 64; ++i) {
     const uint32_t a = w[i - 15];
     const uint32_t b = w[i - 2];
-    const uint32_t s0 = std::rotr(a, 7) ^ std::rotr(a, 18) ^ a >> 3;
-    const uint32_t s1 = std::rotr(b, 17) ^ std::rotr(b, 19) ^ b >> 10;
+    const uint32_t s0 = std::rotr(a, 7) ^ std::rotr(a, 18) ^ a >> 3U;
+    const uint32_t s1 = std::rotr(b, 17) ^ std::rotr(b, 19) ^ b >> 10U;
     w[i] = w[i - 16] + s0 + w[i - 7] + s1;
   }
   auto [a, b, c, d, e, f, g, h] = state_;
@@ -74,12 +74,12 @@ std::string Sha256::finish() {
   constexpr uint8_t kPadding[64] = {0x80};
   update(kPadding, 1 + (119 - size_ % 64) % 64);
   uint8_t length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
+  for (size_t i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
   update(length, 8);
   constexpr char kDigits[] = "0123456789abcdef";
   std::string result;
   for (uint32_t word : state_) {
-    for (int shift = 28; shift >= 0; shift -= 4) result += kDigits[word >> shift & 15];
+    for (uint32_t shift = 32; shift > 0; shift -= 4) result += kDigits[word >> (shift - 4) & 15U];
   }
   return result;
 }

@@ -11,11 +11,11 @@ namespace gruengine {
 // Length of the valid UTF-8 sequence that begins at `position`, or 0.
 inline size_t utf8_length(std::string_view text, size_t position) {
   const auto byte = [&](size_t i) {
-    return position + i < text.size() ? static_cast<uint8_t>(text[position + i]) : 0;
+    return position + i < text.size() ? uint32_t{static_cast<uint8_t>(text[position + i])} : 0U;
   };
-  const auto tail = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
-  const int first = byte(0);
-  const int second = byte(1);
+  const auto tail = [&](size_t i) { return (byte(i) & 0xC0U) == 0x80; };
+  const uint32_t first = byte(0);
+  const uint32_t second = byte(1);
   if (position >= text.size()) return 0;
   if (first < 0x80) return 1;
   if (first >= 0xC2 && first <= 0xDF) return tail(1) ? 2 : 0;
@@ -38,17 +38,17 @@ inline void append_utf8(std::string& text, uint32_t code) {
   if (code < 0x80) {
     put(code);
   } else if (code < 0x800) {
-    put(0xC0 | code >> 6);
-    put(0x80 | (code & 0x3F));
+    put(0xC0U | code >> 6U);
+    put(0x80U | (code & 0x3FU));
   } else if (code < 0x10000) {
-    put(0xE0 | code >> 12);
-    put(0x80 | (code >> 6 & 0x3F));
-    put(0x80 | (code & 0x3F));
+    put(0xE0U | code >> 12U);
+    put(0x80U | (code >> 6U & 0x3FU));
+    put(0x80U | (code & 0x3FU));
   } else {
-    put(0xF0 | code >> 18);
-    put(0x80 | (code >> 12 & 0x3F));
-    put(0x80 | (code >> 6 & 0x3F));
-    put(0x80 | (code & 0x3F));
+    put(0xF0U | code >> 18U);
+    put(0x80U | (code >> 12U & 0x3FU));
+    put(0x80U | (code >> 6U & 0x3FU));
+    put(0x80U | (code & 0x3FU));
   }
 }
 

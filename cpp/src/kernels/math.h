@@ -21,20 +21,32 @@ constexpr float kSmallestNormal = 1.17549435e-38f;
 GRU_INLINE Vec negate(Vec x) { return splat(-0.0f) - x; }
 GRU_INLINE Vec infinity() { return splat(__builtin_inff()); }
 
-// e^r - 1 over r for |r| <= ln(2) / 2; error of e^r 2^-28 before rounding.
+// (e^(Sign r) - 1) / (Sign r) for |r| <= ln(2) / 2; error of e^r 2^-28 before rounding.
+template <int Sign = 1>
 GRU_INLINE Vec exp_slope(Vec r) {
-  Vec p = splat(1.382007962e-3f);
+  Vec p = splat(Sign * 1.382007962e-3f);
   p = fma(p, r, splat(8.368683979e-3f));
-  p = fma(p, r, splat(4.166827351e-2f));
+  p = fma(p, r, splat(Sign * 4.166827351e-2f));
   p = fma(p, r, splat(1.666652113e-1f));
-  p = fma(p, r, splat(4.999999404e-1f));
+  p = fma(p, r, splat(Sign * 4.999999404e-1f));
   return fma(p, r, splat(1.0f));
 }
 
-// x = n ln(2) + r with integral n and |r| <= ln(2) / 2 (a little more at the largest x).
+// Sign * x = n ln(2) + Sign * r with integral n and |r| <= ln(2) / 2, a little more at the largest x.
+template <int Sign = 1>
 GRU_INLINE Vec reduce_exp(Vec x, Vec* n) {
-  *n = fma(x, splat(kLog2E), splat(kRoundMagic)) - splat(kRoundMagic);
-  return nfma(*n, splat(kLn2Low), nfma(*n, splat(kLn2High), x));
+  *n = fma(x, splat(Sign * kLog2E), splat(kRoundMagic)) - splat(kRoundMagic);
+  return nfma(*n, splat(Sign * kLn2Low), nfma(*n, splat(Sign * kLn2High), x));
+}
+
+// e^(Sign * x) without checks: the result and its reciprocal must be normal.
+template <int Sign = 1>
+GRU_INLINE Vec exp_small(Vec x) {
+  Vec n;
+  const Vec r = reduce_exp<Sign>(x, &n);
+  const Vec one = splat(1.0f);
+  const Vec slope = exp_slope<Sign>(r);
+  return scale_small(Sign > 0 ? fma(slope, r, one) : nfma(slope, r, one), n);
 }
 
 // 1.1 ulp.
@@ -44,31 +56,12 @@ GRU_INLINE Vec exp(Vec x) {
   return scale(fma(exp_slope(r), r, splat(1.0f)), n);
 }
 
-// exp for arguments in [-87, 88], not checked.
-GRU_INLINE Vec exp_small(Vec x) {
-  Vec n;
-  const Vec r = reduce_exp(x, &n);
-  return scale_small(fma(exp_slope(r), r, splat(1.0f)), n);
-}
-
-// e^x - 1. 2 ulp.
-GRU_INLINE Vec expm1(Vec x) {
-  Vec n;
-  const Vec r = reduce_exp(max(splat(-20.0f), min(splat(89.0f), x)), &n);
-  const Vec low = exp_slope(r) * r;
-  // At n = 128 the power alone would overflow, so both terms are taken at n - 1 and doubled.
-  const Vec power = scale_small(splat(1.0f), n - splat(1.0f));
-  const Vec half = fma(low, power, power - splat(0.5f));
-  return half + half;
-}
-
-// 2 ulp. sigmoid(-inf) = 0, sigmoid(inf) = 1.
-GRU_INLINE Vec sigmoid(Vec x) {
-  const Vec e = exp_small(negate(max(splat(-88.0f), min(splat(87.0f), x))));
-  return select(less(x, splat(-87.33654f)), splat(0.0f), reciprocal(splat(1.0f) + e));
-}
-
-// 2 ulp. Below 0.625 an odd polynomial (2^-27.8), above 1 - 2 / (e^2x + 1).
+#if defined(GRU_HAVE_LOOKUP)
+GRU_END_KERNELS
+#include "kernels/tables.h"
+GRU_BEGIN_KERNELS
+#else
+// 1.5 ulp. Below 0.625 an odd polynomial (2^-27.8), above 1 - 2 / (e^2x + 1).
 GRU_INLINE Vec tanh(Vec x) {
   const Vec z = x * x;
   Vec p = splat(-5.714063533e-3f);
@@ -81,6 +74,27 @@ GRU_INLINE Vec tanh(Vec x) {
   const Vec b = min(splat(10.0f), a);
   const Vec big = nfma(splat(2.0f), reciprocal(exp_small(b + b) + splat(1.0f)), splat(1.0f));
   return select(less(a, splat(0.625f)), small, copy_sign(big, x));
+}
+#endif
+
+// 2 ulp. sigmoid(-inf) = 0, sigmoid(inf) = 1.
+GRU_INLINE Vec sigmoid(Vec x) {
+  const Vec e = exp_small<-1>(max(splat(-88.0f), min(splat(87.0f), x)));
+  // One step of Newton on 1 / (1 + e) that never rounds 1 + e: y + y ((1 - y) - e y).
+  const Vec y = reciprocal_estimate(splat(1.0f) + e);
+  const Vec s = fma(y, nfma(e, y, splat(1.0f) - y), y);
+  return select(less(x, splat(-87.33654f)), splat(0.0f), s);
+}
+
+// e^x - 1. 2 ulp.
+GRU_INLINE Vec expm1(Vec x) {
+  Vec n;
+  const Vec r = reduce_exp(max(splat(-20.0f), min(splat(89.0f), x)), &n);
+  const Vec low = exp_slope(r) * r;
+  // At n = 128 the power alone would overflow, so both terms are taken at n - 1 and doubled.
+  const Vec power = scale_small(splat(1.0f), n - splat(1.0f));
+  const Vec half = fma(low, power, power - splat(0.5f));
+  return half + half;
 }
 
 // log(1 + f) - f for f in [sqrt(1/2) - 1, sqrt(2) - 1]; error of the logarithm 2^-27.

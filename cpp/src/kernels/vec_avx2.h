@@ -69,6 +69,7 @@ GRU_INLINE Vec split(Vec a, Vec* e) {
   *e = {_mm256_cvtepi32_ps(n)};
   return {_mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(n, 23)))};
 }
+GRU_INLINE Vec reciprocal_estimate(Vec a) { return splat(1.0f) / a; }
 GRU_INLINE Vec reciprocal(Vec a) { return splat(1.0f) / a; }
 
 template <class Op>

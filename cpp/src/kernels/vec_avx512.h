@@ -11,7 +11,7 @@ GRU_BEGIN_KERNELS
 struct Vec {
   static constexpr int kWidth = 16;
   static constexpr int kRegisters = 32;
-  static constexpr int kChains = 8;  // 2 pipes, 4 cycles
+  static constexpr int kChains = 16;  // 2 pipes, 4 cycles
   __m512 v;
 };
 
@@ -61,9 +61,21 @@ GRU_INLINE Vec split(Vec a, Vec* e) {
   *e = {_mm512_cvtepi32_ps(n)};
   return {_mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(n, 23)))};
 }
+GRU_INLINE Vec reciprocal_estimate(Vec a) { return {_mm512_rcp14_ps(a.v)}; }
 GRU_INLINE Vec reciprocal(Vec a) {
   const Vec y = {_mm512_rcp14_ps(a.v)};
   return fma(y, nfma(a, y, splat(1.0f)), y);
+}
+
+// Elements of a table by the lowest five bits of each lane.
+#define GRU_HAVE_LOOKUP 1
+GRU_INLINE Vec lookup32(const float* table, Vec at) {
+  return {_mm512_permutex2var_ps(_mm512_load_ps(table), _mm512_castps_si512(at.v),
+                                 _mm512_load_ps(table + 16))};
+}
+template <int N>
+GRU_INLINE Vec shift_right(Vec a) {
+  return {_mm512_castsi512_ps(_mm512_srli_epi32(_mm512_castps_si512(a.v), N))};
 }
 
 GRU_INLINE float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }

@@ -72,6 +72,7 @@ GRU_INLINE Vec split(Vec a, Vec* e) {
   *e = {vcvtq_f32_s32(n)};
   return {vreinterpretq_f32_s32(vsubq_s32(bits, vshlq_n_s32(n, 23)))};
 }
+GRU_INLINE Vec reciprocal_estimate(Vec a) { return splat(1.0f) / a; }
 GRU_INLINE Vec reciprocal(Vec a) { return splat(1.0f) / a; }
 
 GRU_INLINE float sum(Vec a) { return vaddvq_f32(a.v); }
