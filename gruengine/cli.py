@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except GruEngineError as error:
-        print(f"gruengine {args.command}: {error}", file=sys.stderr)
+        # str() of an OSError begins with a number.
+        text = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"gruengine {args.command}: {text}", file=sys.stderr)
         return REFUSED
     except BrokenPipeError:
         # The reader went away, as `| head` does; Python would complain once more at exit.

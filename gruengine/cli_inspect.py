@@ -7,12 +7,16 @@ import hashlib
 import os
 from typing import Any
 
+import numpy as np
+
 from gruengine.cli_refused import contents
 from gruengine.cli_text import fields, shape, size, table
 from gruengine.converters import FORMATS, load_source, read, sniff
 from gruengine.converters.base import ConversionError, Options
 from gruengine.errors import GruEngineError
 from gruengine.spec import Graph, ModelSpec, Node, Port
+
+Array = np.ndarray[Any, Any]
 
 
 def describe(path: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -91,9 +95,18 @@ def _sizes(node: Node, spec: ModelSpec) -> str:
     if isinstance(node.attrs.get("perm"), list):
         return shape(node.attrs["perm"])  # type: ignore[arg-type]
     constants = [spec.tensors[name] for name in node.inputs if name in spec.tensors]
-    floats = [shape(tensor.shape) for tensor in constants if tensor.dtype.kind == "f"]
-    ints = [str(tensor.tolist()) for tensor in constants if tensor.dtype.kind == "i"]
-    return " ".join([*floats, *(text for text in ints if len(text) < 30)])
+    return " ".join(text for text in map(_constant, constants) if len(text) < 30)
+
+
+def _constant(value: Array) -> str:
+    """Show a small integer list or a single number as it is, and anything else by its shape."""
+    if value.size == 1 and value.dtype.kind == "f":
+        return f"{value.item():.4g}"
+    if value.dtype.kind == "f":
+        return shape(value.shape)
+    # The largest integers stand for "to the end".
+    words = ["end" if abs(v) > 1 << 31 else str(v) for v in value.reshape(-1)[:12].tolist()]
+    return words[0] if value.ndim == 0 else f"[{', '.join(words)}]"
 
 
 def _cell(node: Node, spec: ModelSpec) -> str:
@@ -126,8 +139,10 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def _ports(found: dict[str, Any]) -> list[tuple[str, str]]:
+    names = [p["name"] for kind in ("inputs", "outputs") for p in found.get(kind, ())]
+    width = max(map(len, names), default=0)
     return [
-        (kind if i == 0 else " ", f"{p['name']}  {p['dtype']} {shape(p['shape'])}")
+        (kind if i == 0 else " ", f"{p['name']:<{width}}  {p['dtype']} {shape(p['shape'])}")
         for kind in ("inputs", "outputs")
         for i, p in enumerate(found.get(kind, ()))
     ]

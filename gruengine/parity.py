@@ -26,7 +26,7 @@ _MOST_TRIES = 96
 _BATCH = re.compile(r"^(n|b|bs|.*batch.*)$", re.IGNORECASE)
 # Tried in turn for a size without a hint, for batch and for everything else.
 _BATCH_SIZES = (2, 1)
-_OTHER_SIZES = (7, 5, 8, 1, 2, 16, 64, 512)
+_OTHER_SIZES = (7, 2, 5, 1, 8, 16, 64, 512)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def make_sample(spec: ModelSpec, sizes: Mapping[str, int] | None = None) -> Pari
     from gruengine.reference_graph import run_graph
 
     error: Exception | None = None
-    for choice in itertools.islice(_size_choices(spec.graph, sizes or {}), _MOST_TRIES):
+    for choice in itertools.islice(_size_choices(spec, sizes or {}), _MOST_TRIES):
         inputs = make_inputs(spec, choice)
         try:
             # Out-of-range values of an untrained corner are compared, not warned about.
@@ -119,11 +119,17 @@ def make_sample(spec: ModelSpec, sizes: Mapping[str, int] | None = None) -> Pari
             error = error or failure
             continue
         return Parity(inputs, {p.name: _as_port(outputs[p.name], p) for p in spec.graph.outputs})
-    free = ", ".join(_symbols(spec.graph)) or "none"
-    raise InvalidInputError(
-        f"no sample could be run (free sizes: {free}): {error}; "
-        "give them, e.g. sizes={'samples': 512}"
-    )
+    raise InvalidInputError(f"no sample could be run: {error}{_advice(spec)}")
+
+
+def _advice(spec: ModelSpec) -> str:
+    """Say what the user can give so that a sample runs."""
+    free = ", ".join(_symbols(spec.graph))
+    ints = [p.name for p in spec.graph.inputs if p.dtype in ("int32", "int64")]
+    unknown = ", ".join(name for name in ints if _integer_range(spec, name, 2) == _UNKNOWN)
+    sizes = f"; the free sizes {free} can be given as sizes={{...}}, --size NAME=8" if free else ""
+    bind = f"; {unknown} can be fixed by bind={{...}}, --bind NAME=1" if unknown else ""
+    return sizes + bind
 
 
 def _as_port(value: Array, port: Port) -> Array:
@@ -136,8 +142,11 @@ def _symbols(graph: Graph) -> list[str]:
     return list(dict.fromkeys(d for p in graph.inputs for d in p.shape if isinstance(d, str)))
 
 
-def _size_choices(graph: Graph, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    symbols = _symbols(graph)
+def _size_choices(spec: ModelSpec, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    symbols = _symbols(spec.graph)
+    states = {before for before, _ in spec.state}
+    # What is free in a state is its batch.
+    rows = {d for p in spec.graph.inputs if p.name in states for d in p.shape}
     for name, value in given.items():
         if name not in symbols:
             raise InvalidInputError(
@@ -147,7 +156,7 @@ def _size_choices(graph: Graph, given: Mapping[str, int]) -> Iterator[dict[str, 
             raise InvalidInputError(f"sizes[{name!r}] is {value!r}; it must be a positive integer")
     options = []
     for name in symbols:
-        tried = _BATCH_SIZES if _BATCH.match(name) else _OTHER_SIZES
+        tried = _BATCH_SIZES if name in rows or _BATCH.match(name) else _OTHER_SIZES
         options.append((given[name],) if name in given else tried)
     for values in itertools.product(*options):
         yield dict(zip(symbols, values, strict=True))
@@ -184,6 +193,10 @@ _PASSES_ON = {"Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Sli
               "Transpose", "Unsqueeze"}  # fmt: skip
 
 
+# The range of an integer that indexes nothing and counts no frames.
+_UNKNOWN = (1, 2)
+
+
 def _integer_range(spec: ModelSpec, name: str, time: int) -> tuple[int, int]:
     """Return the first and one past the last value that input ``name`` may take."""
     derived, high = {name}, 0
@@ -197,7 +210,7 @@ def _integer_range(spec: ModelSpec, name: str, time: int) -> tuple[int, int]:
             return 1, time + 1
         elif node.op in _PASSES_ON and derived & set(node.inputs):
             derived |= set(node.outputs)
-    return (0, high) if high else (1, 2)
+    return (0, high) if high else _UNKNOWN
 
 
 def _all_nodes(graph: Graph) -> Iterator[Node]:
