@@ -89,8 +89,9 @@ def parse_json(text: bytes, what: str) -> Any:
 
     def real(digits: str) -> float:
         value = float(digits)
-        if not math.isfinite(value):
-            raise ValueError(f"number {shown(digits)}; allowed are finite ones")
+        vanished = value == 0 and re.search("[1-9]", re.split("[eE]", digits)[0])
+        if not math.isfinite(value) or vanished:
+            raise ValueError(f"number {shown(digits)}; allowed are those that a double can hold")
         return value
 
     def constant(name: str) -> float:

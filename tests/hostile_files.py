@@ -229,6 +229,7 @@ def _descriptions(seed: bytes) -> list[Case]:
         "deep and open": "[" * 1_000_000,
         "NaN": text.replace('"opset": 17', '"opset": NaN'),
         "number beyond float": text.replace('"opset": 17', '"opset": 1e999'),
+        "number below float": text.replace('"opset": 17', '"opset": 1e-999'),
         "integer beyond 64 bits": text.replace('"opset": 17', '"opset": 18446744073709551616'),
         "key twice": text.replace('"format": 1', '"format": 1, "format": 1'),
         "key twice in provenance": text.replace('"opset": 17', '"opset": 17, "opset": 17'),
