@@ -108,6 +108,7 @@ def _add_stream(commands: Any) -> None:
         "--input", default="-", help="frames: x.npy, or - for raw little-endian float32 on stdin"
     )
     parser.add_argument("--output", default="-", help="y.npy, or - for raw float32 on stdout")
+    parser.add_argument("--take", default="", metavar="NAME", help="which of several outputs")
     _conversion_options(parser)
 
 
@@ -246,7 +247,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _stream(args: argparse.Namespace) -> int:
     from gruengine.cli_stream import stream
 
-    return stream(args.file, args.input, args.output, conversion_arguments(args))
+    return stream(args.file, args.input, args.output, args.take, conversion_arguments(args))
 
 
 def _bench(args: argparse.Namespace) -> int:

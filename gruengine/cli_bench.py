@@ -92,7 +92,7 @@ def _cases(
     if streamable.form:
         one_frame = {**known, streamable.time: 1} if streamable.time else known
         feed = make_inputs(spec, one_frame)
-        found.append(("step", 1, _step_call(model, feed, batch), feed))
+        found.append(("step", 1, _step_call(model, feed, known), feed))
     if streamable.form != "calls":
         if streamable.time:
             known[streamable.time] = frames
@@ -101,11 +101,11 @@ def _cases(
     return found
 
 
-def _step_call(model: Model, feed: dict[str, Array], batch: int) -> Call:
-    from gruengine.cli_stream import frames_of
+def _step_call(model: Model, feed: dict[str, Array], sizes: dict[str, int]) -> Call:
+    from gruengine.cli_stream import frames_of, open_stream
 
-    frames = frames_of(model, {"N": batch})
-    stream = model.stream(batch)
+    frames = frames_of(model, sizes)
+    stream = open_stream(model, sizes)
     value = feed[frames.port.name]
     frame = value if frames.time is None else np.ascontiguousarray(value.take(0, frames.time))
     return lambda: stream.step(frame)

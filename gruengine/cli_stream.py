@@ -14,7 +14,7 @@ import numpy as np
 from gruengine.errors import FileAccessError, InvalidInputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from gruengine.model import Model
+    from gruengine.model import Model, Stream
     from gruengine.spec import Port
 
 Array = np.ndarray[Any, Any]
@@ -62,7 +62,7 @@ def frames_of(model: Model, sizes: dict[str, int] | None = None) -> Frames:
         raise UnsupportedError(f"inputs beside the states are {names}; this command feeds one")
     port = ports[0]
     time = port.shape.index(streamable.time) if streamable.form == "frames" else None
-    known = {streamable.batch: 1, "N": 1, **(sizes or {})}
+    known = {streamable.batch: 1, **(sizes or {})}
     shape = []
     for axis, dim in enumerate(port.shape):
         if axis == time:
@@ -74,34 +74,53 @@ def frames_of(model: Model, sizes: dict[str, int] | None = None) -> Frames:
     return Frames(port, tuple(shape), time)
 
 
-def stream(path: str, source: str, destination: str, options: dict[str, Any]) -> int:
-    """Run the model of ``path`` over the frames of ``source`` and return the exit code."""
+def open_stream(model: Model, sizes: dict[str, int]) -> Stream:
+    """Open a stream; of ``sizes`` it is given those that the model leaves free, but for time."""
+    free = {d for port in model.signature.inputs for d in port.shape if isinstance(d, str)}
+    batch, time = model.streamable.batch, model.streamable.time
+    others = {k: v for k, v in sizes.items() if k in free and k not in (batch, time)}
+    return model.stream(sizes.get(batch, 1), others)
+
+
+def stream(path: str, source: str, destination: str, take: str, options: dict[str, Any]) -> int:
+    """Run the model of ``path`` over the frames of ``source`` and return the exit code.
+
+    ``take`` names the output that is written, "" the only one.
+    """
     from gruengine.conversion import load_model
 
-    sizes = options.get("sizes")
+    sizes = dict(options.get("sizes") or {})
     model = load_model(path, **options)
     frames = frames_of(model, sizes)
-    one = model.stream(1)
-    outputs = (one_output(one.step(frame)) for frame in _frames(source, frames))
+    name = _output_of(model, take)
+    one = open_stream(model, sizes)
+    outputs = (_value(one.step(frame), name) for frame in _frames(source, frames))
     if destination == "-":
         for output in outputs:
             sys.stdout.buffer.write(output.astype("<f4").tobytes())
             sys.stdout.buffer.flush()
         return 0
-    found = list(outputs)
+    found = [value[0] if len(value) == 1 else value for value in outputs]
     try:
-        np.save(destination, np.stack([value[0] if len(value) == 1 else value for value in found])
-                if found else np.zeros(0, np.float32))  # fmt: skip
+        np.save(destination, np.stack(found) if found else np.zeros(0, np.float32))
     except OSError as error:
         raise FileAccessError(f"cannot write {destination!r}: {error.strerror}") from error
     return 0
 
 
-def one_output(value: Any) -> Array:
-    """Return the first output of a step, whether it comes alone or among others."""
-    if isinstance(value, dict):
-        return np.asarray(next(iter(value.values())))
-    return np.asarray(value[0] if isinstance(value, tuple) else value)
+def _output_of(model: Model, take: str) -> str:
+    states = {after for _, after in model.signature.state}
+    names = [port.name for port in model.signature.outputs if port.name not in states]
+    if take and take not in names:
+        raise InvalidInputError(f"no output {take!r}; the model has {', '.join(names)}")
+    if not take and len(names) != 1:
+        raise InvalidInputError(f"the model has outputs {', '.join(names)}; choose one by --take")
+    return take or names[0]
+
+
+def _value(result: Any, name: str) -> Array:
+    """Return a copy: a stream may write its next output to the same memory."""
+    return np.array(result[name] if isinstance(result, dict) else result)
 
 
 def _frames(source: str, frames: Frames) -> Iterator[Array]:
