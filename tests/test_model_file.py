@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ from hostile_seed import Case, container, recurrent_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gruengine import safetensors
-from gruengine.errors import FileAccessError, InvalidInputError, ModelFileError
+from gruengine import _core, safetensors
+from gruengine.errors import FileAccessError, GruEngineError, InvalidInputError, ModelFileError
 from gruengine.spec import Attr, Graph, ModelSpec, Node, Port
 
 HOSTILE = hostile_files()
@@ -131,32 +133,52 @@ def test_provenance_must_be_json(value: object) -> None:
 def test_hostile_file_is_refused(data: bytes) -> None:
     with pytest.raises(ModelFileError):
         ModelSpec.from_bytes(data)
+    with pytest.raises(ModelFileError):
+        _core.Model.from_memory(data, 1)
 
 
 @pytest.mark.parametrize("data", **named(UNUSUAL))  # type: ignore[arg-type]
-def test_unusual_file_is_read(data: bytes) -> None:
+def test_unusual_file_is_read(data: bytes, tmp_path: Path) -> None:
     spec = ModelSpec.from_bytes(data)
     assert all(array.flags.aligned for array in spec.tensors.values())
     assert_same(ModelSpec.from_bytes(spec.to_bytes()), spec)
+    path = tmp_path / "model"
+    path.write_bytes(data)
+    for model in (_core.Model.from_memory(data, 1), _core.Model.open(str(path), 1)):
+        assert model.hash == spec.hash()
+        assert json.loads(model.provenance) == spec.provenance
+        assert model.state_pairs == list(spec.state)
+        assert model.inputs == [(p.name, p.dtype, p.shape) for p in spec.graph.inputs]
+        assert model.outputs == [(p.name, p.dtype, p.shape) for p in spec.graph.outputs]
+        sample = spec.parity.outputs if spec.parity else {}
+        np.testing.assert_equal(model.parity_outputs, sample)
 
 
 def test_every_truncation_is_refused() -> None:
     for _, data in truncations(small_seed()):
         with pytest.raises(ModelFileError):
             ModelSpec.from_bytes(data)
+        with pytest.raises(ModelFileError):
+            _core.Model.from_memory(data, 1)
 
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_damaged_file_is_refused_or_valid(data: st.DataObject) -> None:
+    """Both readers take the same files; a graph that the engine refuses is still a file."""
     seed = bytearray(small_seed())
     for _ in range(data.draw(st.integers(1, 4))):
         seed[data.draw(st.integers(0, len(seed) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(seed)
     try:
-        spec = ModelSpec.from_bytes(bytes(seed))
+        spec = ModelSpec.from_bytes(damaged)
     except ModelFileError:
+        with pytest.raises(ModelFileError):
+            _core.Model.from_memory(damaged, 1)
         return
     spec.validate()
+    with contextlib.suppress(GruEngineError):
+        assert _core.Model.from_memory(damaged, 1).hash == spec.hash()
 
 
 def test_save_replaces_in_one_step(tmp_path: Path) -> None:
@@ -181,20 +203,26 @@ def test_paths_that_the_system_refuses(tmp_path: Path) -> None:
     with pytest.raises(FileAccessError, match="none") as caught:
         recurrent_spec().save(missing)
     assert caught.value.errno is not None
-    with pytest.raises(FileAccessError, match="none"):
-        ModelSpec.load(missing)
-    with pytest.raises(FileAccessError, match=r"directory|regular"):
-        ModelSpec.load(tmp_path)
-    with pytest.raises(OSError, match="cannot write"):
+    with pytest.raises(FileAccessError, match="cannot write"):
         recurrent_spec().save(tmp_path)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+    for load in (ModelSpec.load, lambda path: _core.Model.open(str(path), 1)):
+        assert_refused(load, tmp_path)
+
+
+def assert_refused(load: Callable[[Path], object], folder: Path) -> None:
+    with pytest.raises(FileAccessError, match="none"):
+        load(folder / "none" / "model.safetensors")
+    with pytest.raises(FileAccessError, match=r"directory|regular"):
+        load(folder)
+    pipe = folder / "pipe"
+    if not pipe.exists():
+        os.mkfifo(pipe)
     with pytest.raises(FileAccessError, match="not a regular file"):
-        ModelSpec.load(pipe)
-    empty = tmp_path / "empty"
+        load(pipe)
+    empty = folder / "empty"
     empty.touch()
     with pytest.raises(ModelFileError, match=r"empty.*0 bytes"):
-        ModelSpec.load(empty)
+        load(empty)
 
 
 def test_safetensors_reads_what_the_library_writes() -> None:
