@@ -54,16 +54,17 @@ bool prefers_columns(const ConvShape& shape, int32_t width) {
 }  // namespace
 
 void plan_conv(NodeBuilder& b) {
-  const ConvShape shape = conv_shape(b);
+  ConvShape shape = conv_shape(b);
   check_bias(b, shape);
+  const Time time = window_time(b, shape.window, true);
   const Dims out = window_dims(b, shape.window, shape.outputs);
   if (count({shape.channels, shape.window.rows.padded(), shape.window.columns.padded()}) > kMost) {
     b.refuse(ErrorCode::kUnsupported,
              "a padded image of over " + std::to_string(kMost) + " elements");
   }
-  const Time time = window_time(b, shape.window, true);
   const Slot y = b.output(0, DType::kFloat32, out, time);
   if (count(out) == 0) return;
+  shape.window = without_idle_taps(shape.window);
   if (prefers_columns(shape, b.kernels().width)) {
     emit_conv_columns(b, shape, y);
   } else {

@@ -15,11 +15,23 @@ struct ConvShape {
   int64_t group_in() const { return channels / groups; }
   int64_t group_out() const { return outputs / groups; }
   int64_t positions() const { return window.positions(); }
+  // Where weight (output, channel of its group, tap that is used) lies.
+  int64_t weight(int64_t output, int64_t channel, int64_t tap) const {
+    const WindowAxis& r = window.rows;
+    const WindowAxis& c = window.columns;
+    return ((output * group_in() + channel) * r.whole + r.first + tap / c.kernel) * c.whole +
+           c.first + tap % c.kernel;
+  }
   // Products in one output.
   int64_t depth() const { return window.taps() * group_in(); }
   int64_t plane() const { return window.rows.in * window.columns.in; }
   int64_t padded_plane() const { return window.rows.padded() * window.columns.padded(); }
 };
+
+// Tells apart what is kept of one constant for different taps.
+inline std::string used_taps(const Window& w) {
+  return " taps " + to_string({w.rows.first, w.rows.kernel, w.columns.first, w.columns.kernel});
+}
 
 // y[position, output] = x rows * packed weights, then transposed: good for few positions.
 void emit_conv_rows(NodeBuilder& b, const ConvShape& shape, Slot y);

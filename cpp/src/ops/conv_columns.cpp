@@ -67,18 +67,22 @@ struct ColumnsConv {
   }
 };
 
-// The weights [outputs][group_in][taps] with the taps before the channels.
 const float* weights_by_tap(const NodeBuilder& b, const ConvShape& shape) {
   const int64_t taps = shape.window.taps();
   const int64_t channels = shape.group_in();
-  if (taps == 1 || channels == 1) return static_cast<const float*>(b.in(1).constant);
-  return b.derived(1, "by tap", shape.outputs * taps * channels, [&](const float* w, float* to) {
-    for (int64_t m = 0; m < shape.outputs; ++m, w += taps * channels) {
-      for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t c = 0; c < channels; ++c) *to++ = w[c * taps + t];
-      }
-    }
-  });
+  const WindowAxis& r = shape.window.rows;
+  const WindowAxis& c = shape.window.columns;
+  if (taps == r.whole * c.whole && (taps == 1 || channels == 1)) {
+    return static_cast<const float*>(b.in(1).constant);
+  }
+  return b.derived(1, "by tap" + used_taps(shape.window), shape.outputs * taps * channels,
+                   [&](const float* w, float* to) {
+                     for (int64_t m = 0; m < shape.outputs; ++m) {
+                       for (int64_t t = 0; t < taps; ++t) {
+                         for (int64_t i = 0; i < channels; ++i) *to++ = w[shape.weight(m, i, t)];
+                       }
+                     }
+                   });
 }
 
 std::vector<int64_t> starts_of(const ConvShape& shape) {

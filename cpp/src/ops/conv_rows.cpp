@@ -115,16 +115,14 @@ Source source_of(const ConvShape& shape) {
 }
 
 std::vector<PackedMatrix> pack_weights(const NodeBuilder& b, const ConvShape& shape) {
-  const int64_t taps = shape.window.taps();
   const int64_t channels = shape.group_in();
   std::vector<PackedMatrix> packed;
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const int64_t first = g * shape.group_out() * shape.depth();
-    packed.push_back(b.packed(1, shape.depth(), shape.group_out(), "taps" + std::to_string(g),
-                              [&](int64_t row, int64_t column) {
-                                return first + column * shape.depth() + row % channels * taps +
-                                       row / channels;
-                              }));
+    const std::string form = "group " + std::to_string(g) + used_taps(shape.window);
+    packed.push_back(
+        b.packed(1, shape.depth(), shape.group_out(), form, [&](int64_t row, int64_t column) {
+          return shape.weight(g * shape.group_out() + column, row % channels, row / channels);
+        }));
   }
   return packed;
 }

@@ -49,6 +49,24 @@ void resolve(const NodeBuilder& b, const std::string& auto_pad, bool ceil, Windo
   if (ceil && (axis.out - 1) * axis.stride >= axis.in + axis.before) --axis.out;
 }
 
+WindowAxis without_idle_taps(WindowAxis axis) {
+  const auto used = [&](int64_t tap) {
+    // Whether some position puts this tap on an element.
+    const int64_t start = tap * axis.dilation - axis.before;
+    const int64_t skipped = start >= 0 ? 0 : (-start + axis.stride - 1) / axis.stride;
+    return skipped < axis.out && start + skipped * axis.stride < axis.in;
+  };
+  int64_t last = axis.kernel;
+  while (last > 0 && !used(last - 1)) --last;
+  if (last == 0) return axis;
+  while (!used(axis.first) && (axis.first + 1) * axis.dilation <= axis.before) ++axis.first;
+  axis.kernel = last - axis.first;
+  axis.before -= axis.first * axis.dilation;
+  const int64_t reach = (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
+  axis.after = std::max<int64_t>(reach - axis.in - axis.before, 0);
+  return axis;
+}
+
 void report(const NodeBuilder& b, const WindowAxis& axis) {
   if (axis.kernel > 1) {
     b.mixes_time("its kernel of " + std::to_string(axis.kernel) + " spans frames along time");
@@ -89,10 +107,15 @@ Window window_of(const NodeBuilder& b, const Dims& kernel) {
   window.two = n == 2;
   for (size_t i = 0; i < n; ++i) {
     WindowAxis& axis = i + 1 == n ? window.columns : window.rows;
-    axis = {dims[i + 2], kernel[i], strides[i], dilations[i], pads[i], pads[n + i], 0};
+    axis = {dims[i + 2], kernel[i], strides[i], dilations[i], pads[i],
+            pads[n + i], 0,         0,          kernel[i]};
     resolve(b, auto_pad, ceil, axis);
   }
   return window;
+}
+
+Window without_idle_taps(const Window& window) {
+  return {without_idle_taps(window.rows), without_idle_taps(window.columns), window.two};
 }
 
 Dims window_dims(const NodeBuilder& b, const Window& window, int64_t channels) {

@@ -14,6 +14,8 @@ struct WindowAxis {
   int64_t before = 0;
   int64_t after = 0;
   int64_t out = 1;
+  int64_t first = 0;  // taps of the whole kernel before those that are used
+  int64_t whole = 1;  // and how many it has
   int64_t padded() const { return in + before + after; }
   bool pads() const { return before > 0 || after > 0; }
 };
@@ -29,6 +31,9 @@ struct Window {
 
 // The window of input 0 from the attributes; `kernel` has one size for each spatial axis.
 Window window_of(const NodeBuilder& b, const Dims& kernel);
+
+// The window without the taps that see only pads, wherever it stands.
+Window without_idle_taps(const Window& window);
 
 // [N, channels, ...] with the sizes that the window leaves.
 Dims window_dims(const NodeBuilder& b, const Window& window, int64_t channels);
