@@ -102,9 +102,9 @@ class _Conversion:
         graph = self.model.graph
         self._check_version()
         self.builder.reserve([value.name for value in graph.outputs])
-        scope, ports = Scope(), self._inputs(graph)
+        scope = Scope()
+        ports = self._inputs(graph, scope)
         self._enter(graph, scope)
-        scope.values.update({port.name: port.name for port in ports})
         self._bind(graph, scope)
         self._nodes(graph, scope)
         spec = self._finish(ports, scope)
@@ -125,7 +125,7 @@ class _Conversion:
 
     # -- inputs -----------------------------------------------------------------------------------
 
-    def _inputs(self, graph: OnnxGraph) -> list[Port]:
+    def _inputs(self, graph: OnnxGraph, scope: Scope) -> list[Port]:
         constant = {tensor.name for tensor in graph.initializers} | set(self.options.bind)
         symbols = {s for v in graph.inputs for s in v.shape or () if isinstance(s, str)}
         ports, seen = [], set()
@@ -139,6 +139,10 @@ class _Conversion:
             if port is not None:
                 self.builder.input(port)
                 ports.append(port)
+                scope.values[value.name] = value.name
+            else:
+                # What is wrong is noted; the rest of the model is still looked at.
+                scope.values[value.name] = self.builder.refuse([], (value.name,))[0]
         return ports
 
     def _port(self, value: Value, symbols: set[str]) -> Port | None:
@@ -178,7 +182,7 @@ class _Conversion:
             array, problem = _bound(value, given)
             if array is None:
                 self.reasons.append(Reason(name, f"bind {name!r}", problem))
-                continue
+                array = np.zeros(0, np.float32)
             scope.pending.pop(name, None)
             scope.values[name] = self.builder.constant(array, name)
 
@@ -209,11 +213,10 @@ class _Conversion:
 
     def _constant(self, tensor: Tensor) -> str:
         try:
-            loaded = load(self.model.loader, tensor, self.builder.rounding, tensor.name)
+            return load(self.builder, self.model.loader, tensor, tensor.name)
         except Refused as refused:
             reasons = [Reason(tensor.name, what, why) for what, why in refused.reasons]
             return self.builder.refuse(reasons, (tensor.name,))[0]
-        return self.builder.constant(*loaded)
 
     def _nodes(self, graph: OnnxGraph, scope: Scope) -> None:
         for node in graph.nodes:

@@ -169,7 +169,7 @@ def _lowered(call: Call) -> list[str]:
         raise Refused(
             *((f"attribute {k} = {shown(node.attrs[k])}", "it is not known") for k in extra)
         )
-    if not node.outputs or not node.outputs[0]:
+    if not any(node.outputs) or (not node.outputs[0] and node.op not in ("RNN", "GRU", "LSTM")):
         raise Refused((node.op, "its first output has no name"))
     return function(call)
 
@@ -312,7 +312,7 @@ def _constant(call: Call) -> list[str]:
     key, value = next(iter(call.node.attrs.items()))
     wish = call.node.outputs[0]
     if key == "value" and isinstance(value, Tensor):
-        return [call.builder.constant(*load(call.loader, value, call.builder.rounding, wish))]
+        return [load(call.builder, call.loader, value, wish)]
     if key in ("value_float", "value_floats"):
         number = call.real(key, 0.0) if key == "value_float" else call.attr(key, list, None)
         return [call.builder.constant(np.array(number, np.float32), wish)]
@@ -322,14 +322,23 @@ def _constant(call: Call) -> list[str]:
     raise Refused((f"attribute {key} = {shown(value)}", "a tensor or numbers are needed"))
 
 
-def load(loader: Loader, tensor: Tensor, rounding: bool, wish: str) -> tuple[Array, str, str]:
-    """Decode a tensor for ``Builder.constant``: (array, name, dtype where NumPy has none)."""
+def decode(builder: Builder, loader: Loader, tensor: Tensor) -> Array:
+    """Return a tensor of any type that can be folded; float64 is narrowed where that is wished."""
     if tensor.elem_type not in ONNX_DTYPES and tensor.elem_type != 16:
         raise Refused((f"a tensor of {type_name(tensor.elem_type)}", "the type is not read"))
     array = loader.load(tensor)
-    if rounding and array.dtype == np.float64:
-        array = array.astype(np.float32)
-    return array, wish, "bfloat16" if tensor.elem_type == 16 else ""
+    if builder.rounding and array.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            narrow = array.astype(np.float32)
+        builder.rounded += not np.array_equal(narrow, array, equal_nan=True)
+        return narrow
+    return array
+
+
+def load(builder: Builder, loader: Loader, tensor: Tensor, wish: str) -> str:
+    """Enter a tensor of the file as a constant; return its name."""
+    array = decode(builder, loader, tensor)
+    return builder.constant(array, wish, "bfloat16" if tensor.elem_type == 16 else "")
 
 
 @lower("ConstantOfShape", attrs="value", since=9)
@@ -340,7 +349,7 @@ def _constant_of_shape(call: Call) -> list[str]:
     if value is not None:
         if not isinstance(value, Tensor) or value.count != 1:
             raise Refused((f"attribute value = {shown(value)}", "a tensor of 1 value is needed"))
-        fill = load(call.loader, value, call.builder.rounding, "")[0].reshape(1)
+        fill = decode(call.builder, call.loader, value).reshape(1)
     if fill.dtype.kind == "f":
         number: Attr = float(fill[0])
         if not math.isfinite(float(fill[0])):
