@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import typing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,13 @@ from gruengine.converters.base import ConversionError, ConversionReport, Options
 from gruengine.converters.safetensors_file import read_weights
 from gruengine.converters.torch_graph import build
 from gruengine.converters.torch_layers import Cell, Layer, Rnn, words
-from gruengine.converters.torch_module import is_module, read_layers, read_pickled
+from gruengine.converters.torch_module import (
+    is_known,
+    is_module,
+    read_layers,
+    read_own_class,
+    read_pickled,
+)
 from gruengine.converters.torch_state import read_state, strip_prefixes
 from gruengine.converters.unpickler import Global, Mapping, Stub
 from gruengine.errors import GruEngineError, ModelFileError
@@ -71,13 +79,13 @@ def read_checkpoint(
     reasons = _check_options(options)
     warnings: list[str] = []
     try:
-        if source.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
+        if source[8:9] == b"{":
+            kind = "pytorch safetensors"
+            layers = _state_layers(read_weights(source), False, options, reasons)
+        else:
             checkpoint = torch_file.Checkpoint(source)
             kind = f"pytorch {checkpoint.kind}"
             layers = _layers(checkpoint, options, reasons, warnings)
-        else:
-            kind = "pytorch safetensors"
-            layers = _state_layers(read_weights(source), False, options, reasons)
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from None
     spec, report = finish(layers, reasons, name, options)
@@ -154,11 +162,29 @@ def _layers(
     warnings: list[str],
 ) -> list[Layer]:
     """Return the layers of a whole module or of a state dict."""
-    if is_module(checkpoint.root):
-        return read_pickled(checkpoint, options, reasons, warnings)
     before = len(reasons)
+    if is_module(checkpoint.root):
+        if is_known(checkpoint.root):
+            return read_pickled(checkpoint, options, reasons, warnings)
+        arrays, facts = read_own_class(checkpoint, reasons)
+        options = replace(options, hints=_merged(facts, options.hints))
+        warnings.append(
+            f"{checkpoint.root.cls} is not a class of torch: it was read as its state dict, its "
+            "modules one after the other"
+        )
+        return _state_layers(arrays, True, options, reasons) if len(reasons) == before else []
     arrays = _arrays(checkpoint, options, reasons)
     return _state_layers(arrays, True, options, reasons) if len(reasons) == before else []
+
+
+def _merged(facts: dict[str, Any], hints: typing.Mapping[str, Any]) -> dict[str, Any]:
+    """Put the hints of the user over the facts of the file."""
+    result = {**facts, **hints}
+    for key, known in facts.items():
+        value = hints.get(key)
+        if isinstance(known, dict) and isinstance(value, typing.Mapping):
+            result[key] = {**known, **value}
+    return result
 
 
 def _state_layers(

@@ -182,11 +182,12 @@ class Checkpoint:
             )
         self._order = "<" if little else ">"
         itemsizes = {ref.key: DTYPES.get(ref.kind) for ref in _storages_of(root)}
-        if not isinstance(keys, Items) or set(map(str, keys)) != set(itemsizes):
+        named = isinstance(keys, Items) and all(isinstance(key, str) for key in keys)
+        if not named or set(keys) != set(itemsizes):
             raise ModelFileError(
                 "the storages of a legacy file are not those that its pickle names"
             )
-        for key in map(str, keys):
+        for key in keys:
             code = itemsizes[key]
             if key in self._storages or code is None:
                 raise ModelFileError(

@@ -132,9 +132,51 @@ def read_pickled(
     return read_tree(view, options, reasons, warnings)
 
 
+def is_known(root: Any) -> bool:
+    """Tell whether a pickled module is of a class of torch."""
+    return isinstance(root, Stub) and root.cls.module.partition(".")[0] == "torch"
+
+
 def is_module(root: Any) -> bool:
     """Tell whether the root of a file is a pickled ``torch.nn.Module``."""
     return isinstance(root, Stub) and isinstance(root.state, Mapping) and "_modules" in root.state
+
+
+def read_own_class(
+    checkpoint: Checkpoint, reasons: list[Reason]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what a pickled module of an unknown class holds: its arrays, and hints about them.
+
+    Its forward is not in the file, so it is read as a state dict is; the modules inside it say
+    what a state dict does not: layouts, kinds, nonlinearities.
+    """
+    arrays: dict[str, Array] = {}
+    hints: dict[str, Any] = {"kinds": {}, "eps": {}, "nonlinearity": {}}
+    layouts = set()
+    todo = [_pickled_view(checkpoint.root, "", checkpoint)]
+    while todo:
+        view = todo.pop()
+        todo += view.children[::-1]
+        reasons += [Reason(view.path, what, "a module as it was made") for what in view.problems]
+        prefix = f"{view.path}." if view.path else ""
+        arrays.update((prefix + name, array) for name, array in view.arrays.items())
+        package, _, name = view.kind.rpartition(".")
+        if not package.startswith("torch.nn.modules"):
+            continue
+        if name in ("RNN", "LSTM", "GRU"):
+            layouts.add(view.attrs.get("batch_first", False))
+        if name in ("RNN", "RNNCell"):
+            relu = "RELU" in str(view.attrs.get("mode", view.attrs.get("nonlinearity"))).upper()
+            hints["nonlinearity"][view.path] = "relu" if relu else "tanh"
+        if name in ("Embedding", "Linear", "LayerNorm"):
+            hints["kinds"][view.path] = name.lower()
+        if name in ("LayerNorm", "BatchNorm1d"):
+            hints["eps"][view.path] = view.attrs.get("eps")
+        if view.attrs.get("max_norm") is not None:
+            reasons.append(Reason(view.path, "max_norm", "None: it changes the weights"))
+    if len(layouts) == 1:
+        hints["batch_first"] = layouts.pop()
+    return arrays, hints
 
 
 def _pickled_view(stub: Any, path: str, checkpoint: Checkpoint) -> ModuleView:

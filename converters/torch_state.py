@@ -338,8 +338,9 @@ _BY_NAME = {
 
 def batch_norm(where: str, values: Mapping[str, Array], eps: float) -> Affine:
     """Fold ``(x - mean) / sqrt(var + eps) * weight + bias`` (float64 arrays) to one product."""
-    scale = 1 / np.sqrt(values["running_var"] + eps)
-    scale = scale * values["weight"] if "weight" in values else scale
-    shift = -values["running_mean"] * scale
-    shift = shift + values["bias"] if "bias" in values else shift
-    return Affine(where, scale.astype(np.float32), shift.astype(np.float32))
+    with np.errstate(all="ignore"):
+        scale = 1 / np.sqrt(values["running_var"] + eps)
+        scale = scale * values["weight"] if "weight" in values else scale
+        shift = -values["running_mean"] * scale
+        shift = shift + values["bias"] if "bias" in values else shift
+        return Affine(where, scale.astype(np.float32), shift.astype(np.float32))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch_models import (
     First,
     H,
     I,
+    Model,
     N,
     T,
     from_module,
@@ -27,7 +29,7 @@ from torch_models import (
 
 from gruengine.converters.base import ConversionError, Options
 from gruengine.converters.torch import read_checkpoint
-from gruengine.errors import InvalidTypeError
+from gruengine.errors import InvalidTypeError, ModelFileError
 
 ATOL = 1e-12
 STATE = nn.LSTM(I, H, 2).state_dict()
@@ -185,3 +187,30 @@ def test_state_pairs_of_the_user() -> None:
         read_checkpoint(data, path=None, name="m", options=Options(state={"h": "other"}))
     with pytest.raises(ConversionError, match="bind"):
         read_checkpoint(data, path=None, name="m", options=Options(bind={"h": 1}))
+
+
+def test_a_pickled_model_of_an_own_class_is_read_as_its_state() -> None:
+    model = Model(nn.RNN(I, H, nonlinearity="relu", batch_first=True), "last", True, True)
+    model.bn.running_mean.normal_()
+    reasons = reasons_of(model)
+    assert len(reasons) == 3  # what its modules don't say: two activations and the output
+    activations = {"fc1": "relu", "fc2": "log_softmax"}
+    spec, report = from_state(model, output="last", activations=activations)
+    x = torch.randint(0, 11, (N, T))
+    want = in_float64(model, x).numpy()
+    np.testing.assert_allclose(run(spec, x), want, rtol=0, atol=2e-6)
+    assert "torch_models.Model" in report.warnings[0]
+    by_hand, _ = from_state(
+        model.float().state_dict(), output="last", activations=activations, batch_first=True,
+        nonlinearity="relu", kinds={"norm": "layernorm"}, eps={"norm": 1e-3, "bn": 1e-5},
+    )  # fmt: skip
+    assert by_hand.graph == spec.graph
+
+
+def test_torchscript_is_refused_with_the_way_out(tmp_path: Any) -> None:
+    path = str(tmp_path / "m.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.GRU(I, H)).save(path)
+    with pytest.raises(ModelFileError, match="TorchScript"):
+        read_checkpoint((tmp_path / "m.pt").read_bytes(), path=path, name="m", options=Options())
