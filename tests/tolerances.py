@@ -22,6 +22,11 @@ FLOAT64 = Budget(rtol=1e-11, atol=1e-12)
 ORT_RECURRENT = Budget(rtol=2e-5, atol=2e-5)
 # The same for one operator of the graph.
 ORT_OPERATOR = Budget(rtol=5e-6, atol=5e-6)
+# The engine against float64: a few roundings of elements near 10, or of sums of a hundred of them.
+ENGINE_OPERATOR = Budget(rtol=3e-6, atol=5e-6)
+# Products of up to 400 terms near 10, whose partial sums reach hundreds; and normalised rows, where
+# the rounding of the mean is divided by a small deviation.
+ENGINE_PRODUCT = Budget(rtol=3e-6, atol=1e-4)
 
 
 def assert_close(actual: npt.ArrayLike, expected: npt.ArrayLike, budget: Budget) -> None:
