@@ -9,15 +9,28 @@
 
 GRU_BEGIN_KERNELS
 
-// Blocks of nv vectors taken at once: by a single row, and by tiles of rows (about 4 vectors).
-constexpr int blocks_of_one_row(int nv) { return (Vec::kChains + nv - 1) / nv; }
-constexpr int blocks_of_rows(int nv) { return nv >= 3 ? 1 : 4 / nv; }
+// Tiles are held in registers: the sums, one broadcast value a row and one vector of weights.
+constexpr bool fits(int blocks, int rows, int sums) {
+  return blocks * rows * sums + rows + 1 <= Vec::kRegisters;
+}
 
-// Rows of a tile: sums, one broadcast value a row and one vector of weights fit the registers.
-constexpr int rows_of_tile(int sums) { return (Vec::kRegisters - 1) / (sums + 1); }
+// Rows of a tile when there are many: as many as fit beside about four vectors of sums.
+constexpr int rows_of_tile(int sums) {
+  const int blocks = sums >= 3 ? 1 : 4 / sums;
+  int rows = 1;
+  while (fits(blocks, rows + 1, sums)) ++rows;
+  return rows;
+}
 
-// Tile sizes to try after `blocks` when fewer are left: 8 4 2 1, 6 3 2 1, 3 2 1.
-constexpr int smaller(int blocks) { return blocks == 3 ? 2 : blocks / 2; }
+// Blocks taken at once by tiles of so many rows: enough sums to fill the pipes, if they fit.
+constexpr int blocks_of_tile(int rows, int nv, int sums) {
+  int blocks = 1;
+  while (blocks * rows * nv < 3 * Vec::kChains && blocks * nv < Vec::kChains &&
+         fits(blocks + 1, rows, sums)) {
+    ++blocks;
+  }
+  return blocks;
+}
 
 struct Rows {
   const float* data;
@@ -50,38 +63,42 @@ GRU_INLINE void add_products(Vec (&sums)[P][R][CH], Rows a, Panels b, int64_t k,
   }
 }
 
-// Calls tile.run<P, R>(block, row) over all blocks and rows. Rows run inside, so that the weights
-// of a block are read from the nearest cache for every tile but the first.
+// Calls tile.run<P, R>(block, row) with the exact P, then R, that is left.
 template <int P, int R, class Tile>
-GRU_INLINE void run_tile_of(const Tile& tile, int64_t block, int64_t row, int rows) {
-  if (rows == R) {
+GRU_INLINE void run_exact(const Tile& tile, int64_t block, int64_t row, int blocks, int rows) {
+  if (blocks < P) {
+    if constexpr (P > 1) run_exact<P - 1, R>(tile, block, row, blocks, rows);
+  } else if (rows < R) {
+    if constexpr (R > 1) run_exact<P, R - 1>(tile, block, row, blocks, rows);
+  } else {
     tile.template run<P, R>(block, row);
-  } else if constexpr (R > 1) {
-    run_tile_of<P, R - 1>(tile, block, row, rows);
   }
 }
 
-template <int P, int RMax, class Tile>
-GRU_INLINE void run_blocks(const Tile& tile, int64_t begin, int64_t end, int64_t rows) {
-  const int64_t tiles = (rows + RMax - 1) / RMax;
-  int64_t block = begin;
-  for (; block + P <= end; block += P) {
+// All blocks in groups of P, and for each all rows in even tiles of at most R. Rows run inside, so
+// that every tile but the first reads the weights of a group from a near cache.
+template <int P, int R, class Tile>
+GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t rows) {
+  const int64_t tiles = (rows + R - 1) / R;
+  for (int64_t block = begin; block < end; block += P) {
+    const int blocks = static_cast<int>(end - block < P ? end - block : P);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t from = rows * t / tiles;
       const int64_t to = rows * (t + 1) / tiles;
-      run_tile_of<P, RMax>(tile, block, from, static_cast<int>(to - from));
+      run_exact<P, R>(tile, block, from, blocks, static_cast<int>(to - from));
     }
   }
-  if constexpr (P > 1) run_blocks<smaller(P), RMax>(tile, block, end, rows);
 }
 
+// All tiles of blocks [begin, end): NV vectors of weights and `Sums` sums a block and row.
 template <int NV, int Sums, class Tile>
 GRU_INLINE void run_tiles(const Tile& tile, int64_t begin, int64_t end, int64_t rows) {
-  if (rows == 1) {
-    run_blocks<blocks_of_one_row(NV), 1>(tile, begin, end, 1);
-  } else {
-    constexpr int P = blocks_of_rows(NV);
-    run_blocks<P, rows_of_tile(P * Sums)>(tile, begin, end, rows);
+  constexpr int R = rows_of_tile(Sums);
+  switch (rows) {
+    case 1: return run_groups<blocks_of_tile(1, NV, Sums), 1>(tile, begin, end, 1);
+    case 2: return run_groups<blocks_of_tile(2, NV, Sums), 2>(tile, begin, end, 2);
+    case 3: return run_groups<blocks_of_tile(3, NV, Sums), 3>(tile, begin, end, 3);
+    default: return run_groups<blocks_of_tile(R, NV, Sums), R>(tile, begin, end, rows);
   }
 }
 

@@ -11,7 +11,7 @@ GRU_BEGIN_KERNELS
 struct Vec {
   static constexpr int kWidth = 16;
   static constexpr int kRegisters = 32;
-  static constexpr int kChains = 16;  // 2 pipes, 4 cycles
+  static constexpr int kChains = 8;  // 2 pipes, 4 cycles
   __m512 v;
 };
 
