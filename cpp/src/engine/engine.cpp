@@ -61,6 +61,24 @@ std::shared_ptr<const Plan> Engine::plan_once(const PlanRequest& request) const 
   return Planner(source, request).build();
 }
 
+// The plan that knows where time lies, for runs that carry states; nullptr where there is none.
+std::shared_ptr<const Plan> Engine::guide_for(const PlanRequest& request) const {
+  if (!request.stateful || request.time.empty() || request.marked > 0) return nullptr;
+  PlanRequest marked = request;
+  marked.marked = choose_mark(*file_, request.inputs);
+  const auto& ports = file_->graph.inputs;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    for (size_t axis = 0; axis < ports[i].shape.size(); ++axis) {
+      if (ports[i].shape[axis].symbol == request.time) marked.inputs[i][axis] = marked.marked;
+    }
+  }
+  try {
+    return plan_once(marked);
+  } catch (const Error&) {
+    return nullptr;  // a model that takes some numbers of frames only
+  }
+}
+
 std::shared_ptr<const Plan> Engine::plan(const PlanRequest& request) const {
   const std::lock_guard lock(mutex_);
   const auto found = std::find_if(plans_.begin(), plans_.end(),
@@ -69,7 +87,8 @@ std::shared_ptr<const Plan> Engine::plan(const PlanRequest& request) const {
     plans_.splice(plans_.begin(), plans_, found);
     return plans_.front().plan;
   }
-  plans_.push_front({request, plan_once(request)});
+  const PlanSource source = this->source();
+  plans_.push_front({request, Planner(source, request, guide_for(request)).build()});
   if (plans_.size() > kPlansKept) plans_.pop_back();
   return plans_.front().plan;
 }

@@ -58,6 +58,7 @@ class Engine {
 
  private:
   PlanSource source() const;
+  std::shared_ptr<const Plan> guide_for(const PlanRequest& request) const;
 
   std::shared_ptr<const ModelFile> file_;
   ModelOptions options_;
@@ -76,6 +77,8 @@ class Engine {
   mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };
 
+// A number of frames that is no other size of these tensors and inputs (streaming.cpp).
+int64_t choose_mark(const ModelFile& file, const std::vector<Dims>& inputs);
 // Whether and how the model streams (streaming.cpp).
 Streaming analyse_streaming(const Engine& engine);
 

@@ -38,6 +38,9 @@ T attribute(const NodeBuilder& builder, const std::string& name, T otherwise) {
   const auto found = attributes.find(name);
   if (found == attributes.end()) return otherwise;
   if (const T* value = std::get_if<T>(&found->second)) return *value;
+  // An empty list has no type of its own: the file says it as integers.
+  const auto* list = std::get_if<std::vector<int64_t>>(&found->second);
+  if (list != nullptr && list->empty()) return otherwise;
   builder.refuse(ErrorCode::kInvalidFile, "attribute '" + name + "' has the wrong type");
 }
 

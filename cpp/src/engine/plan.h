@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,6 +55,7 @@ struct Plan {
   int64_t arena_bytes = 0;
   std::string failed_node;  // why frames cannot be streamed: the first reason met
   std::string failed_why;
+  std::map<std::string, std::vector<Time>> times;  // of every value, by name, in order
   int carried = 0;  // recurrent nodes whose state lives in the block
   int recurrent = 0;  // all recurrent nodes
   int over_time = 0;  // those that step along the time axis

@@ -39,8 +39,9 @@ std::string label(const Node& node) {
 
 }  // namespace
 
-Planner::Planner(const PlanSource& source, const PlanRequest& request)
-    : source_(source), request_(request) {
+Planner::Planner(const PlanSource& source, const PlanRequest& request,
+                 std::shared_ptr<const Plan> guide)
+    : source_(source), request_(request), guide_(std::move(guide)) {
   for (const auto& [name, value] : source.constants) {
     fold_limit_ += 16 * count(value.dims) * size_of(value.dtype);
   }
@@ -53,6 +54,10 @@ std::shared_ptr<const Plan> Planner::build() {
   declare_outputs();
   emit_state_copies();
   lay_out();
+  if (guide_ != nullptr) {
+    plan_->failed_node = guide_->failed_node;
+    plan_->failed_why = guide_->failed_why;
+  }
   return plan_;
 }
 
@@ -289,6 +294,14 @@ void Planner::define(const Node& node, const std::string& name, Value value) {
     value.sized_by_time = holds(value, request_.marked);
   }
   touch(value.slot);
+  std::vector<Time>& times = plan_->times[name];
+  if (guide_ != nullptr) {
+    const auto known = guide_->times.find(name);
+    if (known != guide_->times.end() && times.size() < known->second.size()) {
+      value.time = known->second[times.size()];
+    }
+  }
+  times.push_back(value.time);
   scopes_.back()[name] = std::move(value);
 }
 

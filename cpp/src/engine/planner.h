@@ -22,7 +22,10 @@ struct PlanSource {
 
 class Planner {
  public:
-  Planner(const PlanSource& source, const PlanRequest& request);
+  // `guide`: a plan of the same sizes with marked frames, or nullptr. Its time axes are taken over,
+  // since one or two frames do not tell the time axis from others of that size.
+  Planner(const PlanSource& source, const PlanRequest& request,
+          std::shared_ptr<const Plan> guide = nullptr);
 
   // Throws Error naming the node that does not fit the shapes.
   std::shared_ptr<const Plan> build();
@@ -64,6 +67,7 @@ class Planner {
 
   const PlanSource& source_;
   const PlanRequest& request_;
+  const std::shared_ptr<const Plan> guide_;
   std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
   std::vector<std::map<std::string, Value>> scopes_{1};
   Fold fold_;

@@ -151,6 +151,11 @@ void Stream::prepare(const std::vector<Dims>& given) {
     }
   }
   auto plan = impl_->engine().plan(impl_->request(1));
+  if (impl_->by_frames() && !plan->failed_why.empty()) {
+    throw Error(ErrorCode::kUnsupported,
+                "the model does not stream with batch_size " + std::to_string(impl_->batch) + ": " +
+                    (plan->failed_node.empty() ? "" : plan->failed_node + " ") + plan->failed_why);
+  }
   const auto describe = [&](const std::vector<size_t>& which, const std::vector<Value>& values,
                             const std::vector<Port>& ports) {
     std::vector<StepPort> result;

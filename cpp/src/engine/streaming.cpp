@@ -29,8 +29,11 @@ std::vector<std::string> time_candidates(const Engine& engine) {
   return named;
 }
 
-int64_t choose_mark(const ModelFile& file) {
+}  // namespace
+
+int64_t choose_mark(const ModelFile& file, const std::vector<Dims>& inputs) {
   std::set<int64_t> used;
+  for (const Dims& dims : inputs) used.insert(dims.begin(), dims.end());
   for (const auto& [name, tensor] : file.tensors) used.insert(tensor.dims.begin(), tensor.dims.end());
   for (const Port& port : file.graph.inputs) {
     for (const Dim& dim : port.shape) used.insert(dim.value);
@@ -40,6 +43,8 @@ int64_t choose_mark(const ModelFile& file) {
   }
   return 10007;
 }
+
+namespace {
 
 struct Verdict {
   bool streams = false;
@@ -93,7 +98,7 @@ std::string batch_symbol(const Engine& engine, const std::vector<std::string>& c
 
 Streaming analyse_streaming(const Engine& engine) {
   const auto candidates = time_candidates(engine);
-  const int64_t mark = choose_mark(engine.file());
+  const int64_t mark = choose_mark(engine.file(), {});
   Streaming streaming;
   Verdict best;
   for (const std::string& time : candidates) {

@@ -93,6 +93,12 @@ struct StepTile {
     add_products<P, R, G>(sums, {args.h + row * args.ldh, args.ldh},
                           {w + args.input * (G * V), args.panel_stride}, args.recurrent,
                           [](int g) { return Cell::recurrent_chain(g); });
+#ifdef PFB
+    if (R == 1) {
+      const float* next = panel + P < args.panel_end ? w + P * args.panel_stride : args.w + args.panel_begin * args.panel_stride;
+      for (int p = 0; p < P; ++p) for (int i = 0; i < PFB; i += 16) __builtin_prefetch(next + p * args.panel_stride + i, 0, 3);
+    }
+#endif
     if (R == 1 && standard) {
       GRU_UNROLL
       for (int p = 0; p < P; ++p) {
