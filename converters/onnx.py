@@ -286,7 +286,7 @@ class _Conversion:
         names = [value.name for value in declared]
         if len(set(names)) < len(names) or not all(names):
             raise ModelFileError("graph outputs need names, each of its own")
-        values = [self._value(scope, name, "the graph's outputs") for name in names]
+        values = [self._value(scope, name, "the list of graph outputs") for name in names]
         nodes = output_values(builder, names, values, {port.name for port in ports})
         nodes = live_nodes(nodes, set(names))
         for node in walk(nodes):

@@ -55,7 +55,8 @@ class Call:
         given = len(self.inputs)
         if not least <= given <= most or "" in self.inputs[:least]:
             span = f"{least}" if least == most else f"{least} to {most}"
-            raise Refused((f"{self.node.op} with {given} inputs", f"{span} are needed"))
+            there = given - self.inputs.count("")
+            raise Refused((f"{self.node.op} with {there} inputs", f"{span} are needed"))
 
     def attr(self, key: str, kind: type, default: Any) -> Any:
         """Return an attribute of one type; a float may be written as an int."""

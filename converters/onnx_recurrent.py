@@ -7,6 +7,7 @@ order by the activations that have them, with its defaults when they run out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,12 @@ def _recurrent(call: Call) -> list[str]:
     problems: Problems = []
     attrs = _attributes(call, cell, problems)
     hidden = _weights(call, cell, str(attrs["direction"]), problems)
+    layout = call.integer("layout", 0)
+    directions = 2 if attrs["direction"] == "bidirectional" else 1
+    _check_states(call, directions, hidden, bool(layout), problems)
     if problems:
         raise Refused(*problems)
     attrs["hidden_size"] = hidden
-    layout = call.integer("layout", 0)
     inputs = list(call.inputs)
     if layout:
         for place in (0, 5, 6):
@@ -177,3 +180,27 @@ def _check_input(call: Call, inputs: int | None, problems: Problems) -> None:
         problems.append((f"X with {len(shape)} axes", "3 are needed: time, batch, features"))
     elif isinstance(shape[2], int) and inputs and shape[2] != inputs:
         problems.append((f"X with {shape[2]} features", f"W has {inputs} columns"))
+
+
+def _check_states(
+    call: Call, directions: int, hidden: int, batchwise: bool, problems: Problems
+) -> None:
+    """Check what is known of lengths and initial states against X and the weights."""
+    shape = call.builder.info(call.inputs[0]).shape
+    batch = None if shape is None or len(shape) != 3 else shape[0 if batchwise else 1]
+    state = (batch, directions, hidden) if batchwise else (directions, batch, hidden)
+    for name, place, needed in (
+        ("sequence_lens", 4, (batch,)), ("initial_h", 5, state), ("initial_c", 6, state)
+    ):  # fmt: skip
+        given = call.builder.info(call.input(place)).shape
+        if given is None:
+            continue
+        pairs = zip(given, needed, strict=False)
+        clash = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+        if clash or len(given) != len(needed):
+            what = f"{name} of shape {_sizes(given)}"
+            problems.append((what, f"{_sizes(needed)} is needed"))
+
+
+def _sizes(shape: Sequence[int | str | None]) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

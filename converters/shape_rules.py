@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gruengine.converters.shapes import MAX_VALUE, Info, Shape, Size, broadcast, count, rule
 from gruengine.reference_shape import ONNX_DTYPES
+from gruengine.safetensors import MAX_RANK
 from gruengine.spec import Node
 
 
@@ -17,6 +18,11 @@ def axis_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError("axis")
     return axis % rank
+
+
+def unknown_sizes(rank: Size) -> Shape:
+    """Return a shape of which only the rank is known; None if it is not, or is nonsense."""
+    return (None,) * rank if isinstance(rank, int) and 0 <= rank <= MAX_RANK else None
 
 
 def attr(node: Node, name: str, default: int) -> int:
@@ -132,7 +138,7 @@ def _reshape(node: Node, x: Sequence[Info]) -> Info:
     target, source = x[1].value, x[0].shape
     if target is None:
         length = x[1].shape[0] if x[1].shape else None
-        return Info(x[0].dtype, (None,) * length if isinstance(length, int) else None)
+        return Info(x[0].dtype, unknown_sizes(length))
     sizes: list[Size] = []
     for i, size in enumerate(target):
         if size == 0 and not attr(node, "allowzero", 0):
@@ -207,7 +213,7 @@ def _expand(node: Node, x: Sequence[Info]) -> Info:
         length = x[1].shape[0] if x[1].shape else None
         if x[0].shape is None or not isinstance(length, int):
             return Info(x[0].dtype)
-        return Info(x[0].dtype, (None,) * max(length, len(x[0].shape)))
+        return Info(x[0].dtype, unknown_sizes(max(length, len(x[0].shape))))
     return Info(x[0].dtype, broadcast(x[0].shape, x[1].value))
 
 

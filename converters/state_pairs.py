@@ -22,7 +22,7 @@ from gruengine.converters import shape_rules  # enters its rules
 from gruengine.converters.shapes import UNKNOWN, Info, infer_graph, known, of_array
 from gruengine.errors import GruEngineError
 from gruengine.reference_graph import apply_node, size_limit
-from gruengine.spec import Graph, Node
+from gruengine.spec import Graph, Node, Port
 
 _ = shape_rules
 Array = np.ndarray[Any, Any]
@@ -116,15 +116,20 @@ class _Trace:
                     continue
                 # The last one: states stand behind the results in nearly every signature.
                 for port in reversed(self.graph.outputs):
-                    if port.name not in found.values() and self._carries(name, port.name):
+                    if port.name not in found.values() and self._carries(name, port):
                         found[name] = port.name
                         break
             self.values = saved
         return tuple((name, found[name]) for name in self.first if name in found)
 
-    def _carries(self, source: str, target: str) -> bool:
-        start = self.values[source][0].array
-        for traced in self.values.get(target, ()):
+    def _carries(self, source: str, target: Port) -> bool:
+        start, told = self.values[source][0].array, target.shape
+        if len(told) != start.ndim or target.dtype != "float32":
+            return False
+        free = (a == b or isinstance(b, str) for a, b in zip(start.shape, told, strict=True))
+        if not all(free):
+            return False
+        for traced in self.values.get(target.name, ()):
             if not traced.plain and traced.array.shape == start.shape:
                 passed = traced.array // STRIDE
                 if np.array_equal(traced.array % STRIDE, start) and passed.min() > 0:
@@ -228,13 +233,16 @@ class _Trace:
             return
         key = (weight.shape, zlib.crc32(np.ascontiguousarray(weight).tobytes()))
         mark = self.weights.setdefault(key, len(self.weights) + 1)
-        for place, output in ((5, 1), (6, 2)):
+        hidden = node.attrs.get("hidden_size")
+        for place, output, width in ((5, 1, weight.shape[2]), (6, 2, hidden)):
             if place >= len(node.inputs) or not node.inputs[place]:
                 continue
             states = [
                 _Traced(_passed(t.array, mark))
                 for t in self._candidates(node.inputs[place])
-                if not t.plain and t.array.ndim == 3 and t.array.shape[0] == weight.shape[0]
+                if not t.plain
+                and t.array.ndim == 3
+                and t.array.shape[::2] == (weight.shape[0], width)
             ]
             if output < len(node.outputs) and node.outputs[output] and not self.from_sequence:
                 self._set(node.outputs[output], states)
