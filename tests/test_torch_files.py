@@ -8,7 +8,6 @@ import json
 import random
 import struct
 import sys
-import time
 import tracemalloc
 import zipfile
 from typing import Any
@@ -158,10 +157,12 @@ TENSOR_CASES: list[tuple[str, bytes, str]] = [
 )
 def test_hostile_tensors(weight: bytes, message: str) -> None:
     tracemalloc.start()
-    with pytest.raises(GruEngineError, match=message):
-        read(checkpoint(state(weight)))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    try:
+        with pytest.raises(GruEngineError, match=message):
+            read(checkpoint(state(weight)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert peak < 1 << 20
     with pytest.raises(GruEngineError):
         read(legacy(state(weight)))
@@ -279,10 +280,14 @@ SAFETENSORS_CASES: list[tuple[str, bytes]] = [
     "data", [c[1] for c in SAFETENSORS_CASES], ids=[c[0] for c in SAFETENSORS_CASES]
 )
 def test_hostile_safetensors(data: bytes) -> None:
-    started = time.monotonic()
-    with pytest.raises(ModelFileError):
-        read(data)
-    assert time.monotonic() - started < 2
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError):
+            read(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (1 << 20) + 4 * len(data)
 
 
 # -- all seeds ------------------------------------------------------------------------------------
@@ -335,43 +340,38 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(result)
 
 
+RUNS_CODE = ("import", "exec", "compile", "os.system", "subprocess.Popen", "open",
+             "pickle.find_class")  # fmt: skip
+
+
 def test_mutants_end_in_an_error_or_a_valid_model() -> None:
     rng = random.Random(5)
     files = seeds()
     pickles = [state(), state(None, text("x") + number(3)), *(pickle_in(f) for f in files[3:4])]
+    for data in files:
+        read(data)  # what is imported on first use, e.g. by ModelSpec.validate, is imported now
     events: list[str] = []
     watching = True
 
     def audit(event: str, _: Any) -> None:
-        if watching and event in (
-            "import",
-            "exec",
-            "compile",
-            "os.system",
-            "open",
-            "pickle.find_class",
-        ):
+        if watching and event in RUNS_CODE:
             events.append(event)
 
     sys.addaudithook(audit)
     outcomes = {"error": 0, "model": 0}
-    slowest = 0.0
     for turn in range(20_000):
         if turn % 2:
             data = checkpoint(mutated(rng.choice(pickles), rng))
         else:
             data = mutated(rng.choice(files), rng)
-        started = time.monotonic()
         try:
             read(data).validate()
             outcomes["model"] += 1
         except GruEngineError:
             outcomes["error"] += 1
-        slowest = max(slowest, time.monotonic() - started)
     watching = False
     assert outcomes["error"] > 5000
     assert outcomes["model"] > 500
-    assert slowest < 2
     assert events == []
 
 

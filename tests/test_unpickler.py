@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
 import tracemalloc
 from collections import OrderedDict
 from typing import Any
@@ -321,10 +320,8 @@ BOMBS: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("data", "message"), [c[1:] for c in BOMBS], ids=[c[0] for c in BOMBS])
 def test_bombs(data: bytes, message: str) -> None:
-    started = time.monotonic()
     with pytest.raises(ModelFileError, match=message):
         load(data)
-    assert time.monotonic() - started < 30
 
 
 def test_many_small_objects_take_bounded_memory() -> None:

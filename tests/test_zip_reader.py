@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
-import time
 import zipfile
 import zlib
 from typing import Any
@@ -184,7 +183,5 @@ def test_too_many_members() -> None:
     record = struct.pack(
         "<4s4H2IH", b"PK\x05\x06", 0, 0, 65534, 65534, entries, len(body) - entries, 0
     )
-    started = time.monotonic()
     with pytest.raises(ModelFileError):
         read(body + record)
-    assert time.monotonic() - started < 2
