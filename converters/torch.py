@@ -14,7 +14,7 @@ from gruengine.converters import torch_file
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.safetensors_file import read_weights
 from gruengine.converters.torch_graph import build
-from gruengine.converters.torch_layers import Cell, Layer, Rnn, words
+from gruengine.converters.torch_layers import Activation, Cell, Layer, Rnn, words
 from gruengine.converters.torch_module import (
     is_known,
     is_module,
@@ -81,7 +81,7 @@ def read_checkpoint(
     try:
         if source[8:9] == b"{":
             kind = "pytorch safetensors"
-            layers = _state_layers(read_weights(source), False, options, reasons)
+            layers = _state_layers(read_weights(source), False, options, reasons, warnings)
         else:
             checkpoint = torch_file.Checkpoint(source)
             kind = f"pytorch {checkpoint.kind}"
@@ -168,13 +168,12 @@ def _layers(
             return read_pickled(checkpoint, options, reasons, warnings)
         arrays, facts = read_own_class(checkpoint, reasons)
         options = replace(options, hints=_merged(facts, options.hints))
-        warnings.append(
-            f"{checkpoint.root.cls} is not a class of torch: it was read as its state dict, its "
-            "modules one after the other"
-        )
-        return _state_layers(arrays, True, options, reasons) if len(reasons) == before else []
-    arrays = _arrays(checkpoint, options, reasons)
-    return _state_layers(arrays, True, options, reasons) if len(reasons) == before else []
+        warnings.append(f"{checkpoint.root.cls} is no class of torch: read as its state dict")
+    else:
+        arrays = _arrays(checkpoint, options, reasons)
+    if len(reasons) > before:
+        return []
+    return _state_layers(arrays, True, options, reasons, warnings)
 
 
 def _merged(facts: dict[str, Any], hints: typing.Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +187,22 @@ def _merged(facts: dict[str, Any], hints: typing.Mapping[str, Any]) -> dict[str,
 
 
 def _state_layers(
-    arrays: dict[str, Array], ordered: bool, options: Options, reasons: list[Reason]
+    arrays: dict[str, Array],
+    ordered: bool,
+    options: Options,
+    reasons: list[Reason],
+    warnings: list[str],
 ) -> list[Layer]:
     short = strip_prefixes(list(arrays))
-    return read_state({short[key]: arrays[key] for key in arrays}, ordered, options, reasons)
+    named = {short[key]: arrays[key] for key in arrays}
+    layers = read_state(named, ordered, options, reasons)
+    modules = [layer.where for layer in layers if not isinstance(layer, Activation)]
+    if len(modules) > 1 and "order" not in options.hints:
+        warnings.append(
+            f"the modules run in the order in which they were made: {', '.join(modules)}; "
+            "else pass the hint order=[...]"
+        )
+    return layers
 
 
 def _arrays(

@@ -200,6 +200,7 @@ def test_a_pickled_model_of_an_own_class_is_read_as_its_state() -> None:
     want = in_float64(model, x).numpy()
     np.testing.assert_allclose(run(spec, x), want, rtol=0, atol=2e-6)
     assert "torch_models.Model" in report.warnings[0]
+    assert "were made: embedding, rnn, norm, fc1, bn, fc2;" in report.warnings[1]
     by_hand, _ = from_state(
         model.float().state_dict(), output="last", activations=activations, batch_first=True,
         nonlinearity="relu", kinds={"norm": "layernorm"}, eps={"norm": 1e-3, "bn": 1e-5},
