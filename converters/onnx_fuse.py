@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,9 @@ def _pass(
     warnings: list[str],
 ) -> tuple[list[Node], list[str]]:
     forms = Forms(nodes, tensors, infos)
-    fuser = _Fuser(forms, tensors, infos, fresh, _moved_out(nodes, keep), warnings)
+    fuser = _Fuser(forms, tensors, infos, fresh, warnings)
+    if "rnn" in kinds:
+        fuser.find_simple(nodes, _moved_out(nodes, keep))
     replaced: dict[int, list[Node]] = {}
     gone: set[int] = set()
     words: list[str] = []
@@ -120,11 +124,12 @@ class _Fuser:
         tensors: dict[str, Array],
         infos: Mapping[str, Info],
         fresh: Callable[[str], str],
-        moved_out: set[str],
         warnings: list[str],
     ) -> None:
         self.forms, self.tensors, self.infos, self.fresh = forms, tensors, infos, fresh
-        self.moved_out, self.warnings = moved_out, warnings
+        self.warnings = warnings
+        self.simple: set[str] = set()  # new h of what may be a simple RNN
+        self.taken: set[str] = set()  # inputs that more than one cell uses
         self.places = {name: place for place, name in enumerate(infos)}
         self.packed: dict[Any, str] = {}
         # new h -> new c (LSTM), or the recurrent weights as they were
@@ -177,11 +182,11 @@ class _Fuser:
             same = same or [n for n in fits if self._origin(n) == self._origin(cell.c_old)]
             fits = same or fits
         if cell.kind == "rnn":
-            # A dense layer of two inputs looks the same: only a state makes it a cell.
             own = [n for n in fits if self._is_own_state(n, form)]
-            if not own and (cell.h_new not in self.moved_out or len(names) != 2):
+            if not own and (cell.h_new not in self.simple or len(names) != 2):
                 return None
-            fits = own or [n for n in fits if self._is_input(self._origin(n))]
+            inputs = [(n, self._origin(n)) for n in fits]
+            fits = own or [n for n, o in inputs if self._is_input(o) and o not in self.taken]
         fits = [n for n in fits if self._is_input(self._origin(n))] or fits
         return fits[0] if len(fits) == 1 else self._best(cell, form, fits)
 
@@ -203,6 +208,29 @@ class _Fuser:
             "taken for h: name the pairs with state= if that is wrong"
         )
         return chosen
+
+    def find_simple(self, nodes: Sequence[Node], moved_out: set[str]) -> None:
+        """Find what is more than a dense layer of two inputs, which looks like a simple RNN.
+
+        Its new h leaves the graph, or is the old h of the next step with the same weights; and no
+        other cell continues from the same state.
+        """
+        taken = [self._origin(n.inputs[5]) for n in nodes if n.op == "Recurrent" and n.inputs[5:]]
+        cells = {}
+        for node in nodes:
+            cell = match(node, self.forms)
+            if cell is not None and cell.kind == "rnn":
+                cells[cell.h_new] = cell.gates["h"]
+        carried = set(moved_out)
+        for h_new, form in reversed(cells.items()):
+            for term in form.terms if h_new in carried else ():
+                before = cells.get(self._origin(term.source))
+                if before is not None and any(t.weight == term.weight for t in before.terms):
+                    carried.add(self._origin(term.source))
+        self.simple = carried & set(cells)
+        for h_new in self.simple:
+            taken += [self._origin(term.source) for term in cells[h_new].terms]
+        self.taken = {name for name, times in Counter(taken).items() if times > 1}
 
     def _is_own_state(self, name: str, form: Affine) -> bool:
         key = self.states.get(self._origin(name))
@@ -265,7 +293,7 @@ class _Fuser:
         return self.bytes_left >= 0
 
     def _pack(self, wish: str, gates: list[Any]) -> str | None:
-        key = (wish, tuple(tuple(terms) for terms in gates))
+        key = (wish, tuple(tuple(replace(t, source="") for t in terms) for terms in gates))
         if key not in self.packed:
             sizes = [
                 (t.rows[1] - t.rows[0]) * (t.columns[1] - t.columns[0]) for g in gates for t in g
@@ -285,7 +313,8 @@ class _Fuser:
     def _pack_bias(self, gates: list[Any], width: int) -> str | None:
         if not any(side for pair in gates for side in pair):
             return ""
-        key = ("B", tuple((tuple(a), tuple(b)) for a, b in gates))
+        sides = [tuple(replace(b, owner="") for b in side) for pair in gates for side in pair]
+        key = ("B", tuple(sides))
         if key not in self.packed:
             if not self._reserve(2 * width * len(gates)):
                 return None

@@ -22,7 +22,7 @@ from gruengine.converters import shape_rules  # enters its rules
 from gruengine.converters.shapes import UNKNOWN, Info, infer_graph, known, of_array
 from gruengine.errors import GruEngineError
 from gruengine.reference_graph import apply_node, size_limit
-from gruengine.spec import Graph, Node, Port
+from gruengine.spec import Graph, Node
 
 _ = shape_rules
 Array = np.ndarray[Any, Any]
@@ -86,7 +86,7 @@ class _Trace:
     """One walk through the graph with every named size set to one number."""
 
     def __init__(self, graph: Graph, tensors: Mapping[str, Array], size: int) -> None:
-        self.graph, self.tensors = graph, tensors
+        self.graph, self.tensors, self.size = graph, tensors, size
         self.infos: dict[str, Info] = {name: of_array(a) for name, a in tensors.items()}
         self.values: dict[str, list[_Traced]] = {}
         self.weights: dict[tuple[Any, ...], int] = {}
@@ -106,35 +106,40 @@ class _Trace:
     def pairs(self) -> Pairs:
         """Return the pairs; those of final states count before those of the last step of Y."""
         found: dict[str, str] = {}
-        for from_sequence in (False, True):
+        # With one step of time the first would pass for the last.
+        for from_sequence in (False, True) if self.size > 1 else (False,):
             self.from_sequence = from_sequence
             saved = dict(self.values)
             with size_limit(4 * MAX_ELEMENTS):
                 self._nodes(self.graph.nodes)
             for name in self.first:
-                if name in found:
-                    continue
-                # The last one: states stand behind the results in nearly every signature.
-                for port in reversed(self.graph.outputs):
-                    if port.name not in found.values() and self._carries(name, port):
-                        found[name] = port.name
-                        break
+                fits = {} if name in found else self._targets(name)
+                # Two cells that continue from one state: nobody can tell which is the stream's.
+                if len(set(fits.values())) == 1:
+                    # The last one: states stand behind the results in nearly every signature.
+                    free = [target for target in fits if target not in found.values()]
+                    if free:
+                        found[name] = free[-1]
             self.values = saved
         return tuple((name, found[name]) for name in self.first if name in found)
 
-    def _carries(self, source: str, target: Port) -> bool:
-        start, told = self.values[source][0].array, target.shape
-        if len(told) != start.ndim or target.dtype != "float32":
-            return False
-        free = (a == b or isinstance(b, str) for a, b in zip(start.shape, told, strict=True))
-        if not all(free):
-            return False
-        for traced in self.values.get(target.name, ()):
-            if not traced.plain and traced.array.shape == start.shape:
+    def _targets(self, source: str) -> dict[str, int]:
+        """Return the outputs that hold the elements of an input, and by which weights."""
+        start = self.values[source][0].array
+        found: dict[str, int] = {}
+        for port in self.graph.outputs:
+            if port.dtype != "float32" or len(port.shape) != start.ndim:
+                continue
+            pairs = zip(start.shape, port.shape, strict=True)
+            if not all(a == b or isinstance(b, str) for a, b in pairs):
+                continue
+            for traced in self.values.get(port.name, ()):
+                if traced.plain or traced.array.shape != start.shape:
+                    continue
                 passed = traced.array // STRIDE
                 if np.array_equal(traced.array % STRIDE, start) and passed.min() > 0:
-                    return True
-        return False
+                    found[port.name] = hash(passed.tobytes())
+        return found
 
     # -- nodes ------------------------------------------------------------------------------------
 
