@@ -17,6 +17,7 @@ import gruengine as gr
 from gruengine.cli import main
 from gruengine.cli_demo import demo_file
 from gruengine.cli_text import seconds, size, spark, table
+from gruengine.spec import Port
 
 HINTS = ["--hint", "batch_first=true", "--hint", "output=sequence",
          "--hint", 'activations={"head": "none"}']  # fmt: skip
@@ -261,6 +262,25 @@ def test_stream_refuses_a_model_that_looks_ahead(capsys, tmp_path):
     assert code == 2
     assert "does not stream" in err
     assert "gru" in err
+
+
+def test_stream_takes_one_of_several_outputs(capsys, net, tmp_path):
+    spec = net.spec()
+    hidden = next(node.outputs[0] for node in spec.graph.nodes if node.op == "Squeeze")
+    spec.graph.outputs.append(Port(hidden, "float32", ("T", "N", 8)))
+    spec.save(tmp_path / "two")
+    np.save(tmp_path / "x.npy", frames())
+    args = ["stream", tmp_path / "two", "--input", tmp_path / "x.npy", "--output", tmp_path / "y"]
+    code, _, err = call(capsys, *args)
+    assert code == 2
+    assert f"outputs y, {hidden}; choose one by --take" in err
+    code, _, err = call(capsys, *args, "--take", "z")
+    assert code == 2
+    assert "no output 'z'" in err
+    args[-1] = tmp_path / "y.npy"
+    assert call(capsys, *args, "--take", hidden)[0] == 0
+    expected = gr.load(tmp_path / "two").run_graph({"x": frames()[None]})[hidden]
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected[:, 0])
 
 
 # -- bench, info ----------------------------------------------------------------------------------
