@@ -11,6 +11,7 @@ cdef class Stream:
     cdef int in_rank, out_rank  # of a step: without the time axis
     cdef Py_ssize_t in_dims[8]
     cdef Py_ssize_t out_dims[8]
+    cdef Py_ssize_t in_bytes, out_bytes
     cdef object names  # (inputs, outputs)
 
     # One step on raw memory, for streams with one input and one output; shapes are not checked.

@@ -57,7 +57,7 @@ cdef extern from "gruengine/stream.h" namespace "gruengine":
         vector[uint8_t] get_state() except +raise_python_error
         void set_state(const uint8_t*, size_t) except +raise_python_error
         vector[StateEntry] state_layout() except +raise_python_error
-        uint8_t* state_data()
+        vector[uint8_t] copy_state() except +raise_python_error
 
 cdef extern from *:
     """
@@ -75,6 +75,9 @@ cdef extern from *:
     vector[StepPort]* ports_out(void* stream)
 
 ctypedef shared_ptr[const CppModel] ModelPtr
+
+# Says that __cinit__ is called by clone(), which sets the handle itself.
+cdef object CLONED = object()
 
 # Weights beyond this make a step long enough for other Python threads to be let run.
 cdef Py_ssize_t RELEASE_FROM = 256 * 1024
@@ -129,9 +132,11 @@ cdef class Stream:
         self.handle = NULL
         self.model = model
         self.names = ((), ())
-        if model is None:
+        if model is CLONED:
             return
-        core = model._core
+        core = getattr(model, "_core", None)
+        if core is None:
+            raise InvalidTypeError(f"a stream of {type(model).__name__}; it needs a gruengine.Model")
         cdef object capsule = core._capsule()
         cdef ModelPtr* shared = <ModelPtr*>PyCapsule_GetPointer(capsule, "gruengine.Model")
         cdef cmap[string, int64_t] symbols
@@ -174,6 +179,8 @@ cdef class Stream:
             self.out_dims[i] = size
         self.in_type = dtype_of(ins[0][0].dtype).num
         self.out_type = dtype_of(outs[0][0].dtype).num
+        self.in_bytes = ins[0][0].count * dtype_of(ins[0][0].dtype).itemsize
+        self.out_bytes = outs[0][0].count * dtype_of(outs[0][0].dtype).itemsize
         self.squeeze_in = len(shape_in) > 1 and shape_in[0] == 1
         self.squeeze_out = len(shape_out) > 1 and shape_out[0] == 1
         self.ready = True
@@ -216,6 +223,11 @@ cdef class Stream:
             return self._step_slowly(x, out)
         x_data = cnp.PyArray_DATA(x)
         out_data = cnp.PyArray_DATA(out)
+        if (
+            <const char*>x_data < <char*>out_data + self.out_bytes
+            and <char*>out_data < <const char*>x_data + self.in_bytes
+        ):
+            return self._step_slowly(x, out)
         if self.release_gil:
             with nogil:
                 cpp(self).step(&x_data, &out_data)
@@ -288,10 +300,12 @@ cdef class Stream:
         for i in range(outs.size()):
             results.append(output_for(self, outs[0][i], out, frames, by_step, squeezed))
             out_at.push_back(cnp.PyArray_DATA(results[i]))
-        for array in arrays:
-            for result in results:
-                if np.may_share_memory(array, result):
-                    raise InvalidInputError("out overlaps the input; give it memory of its own")
+        for i, result in enumerate(results):
+            for other in arrays + results[:i]:
+                if np.may_share_memory(other, result):
+                    raise InvalidInputError(
+                        "out overlaps the input or another output; give it memory of its own"
+                    )
         cdef int64_t steps = frames
         with nogil:
             if by_step:
@@ -308,7 +322,7 @@ cdef class Stream:
 
     def clone(self):
         """A second stream in the same state; the two go on independently."""
-        cdef Stream copy = Stream.__new__(Stream)
+        cdef Stream copy = Stream.__new__(Stream, CLONED)
         copy.model = self.model
         copy.release_gil = self.release_gil
         cdef unique_ptr[CppStream] made = cpp(self).clone()
@@ -336,11 +350,12 @@ cdef class Stream:
     def state(self):
         """The state as a dict of arrays by name (copies)."""
         cdef vector[StateEntry] layout = cpp(self).state_layout()
+        cdef vector[uint8_t] block = cpp(self).copy_state()
         result = {}
         for i in range(layout.size()):
             shape = tuple(layout[i].dims)
             array = np.empty(shape, dtype_of(layout[i].dtype))
-            memcpy(cnp.PyArray_DATA(array), cpp(self).state_data() + layout[i].offset, array.nbytes)
+            memcpy(cnp.PyArray_DATA(array), block.data() + layout[i].offset, array.nbytes)
             result[layout[i].name.decode()] = array
         return result
 

@@ -111,9 +111,7 @@ def big(kind: str, rng: np.random.Generator) -> tuple[gr.Sequential, int]:
 @pytest.mark.parametrize(
     "kind", ["lstm", "gru after", "gru before", "rnn", "projection", "bidirectional"]
 )
-def test_two_threads_give_the_bits_of_one(
-    isa: str, kind: str, rng: np.random.Generator
-) -> None:
+def test_two_threads_give_the_bits_of_one(isa: str, kind: str, rng: np.random.Generator) -> None:
     net, features = big(kind, rng)
     one, two = net.compile(), net.compile(num_threads=2)
     assert (one.num_threads, two.num_threads) == (1, 2)

@@ -42,7 +42,7 @@ class Stream {
   const std::vector<StepPort>& outputs() const { return outputs_; }
 
   // One step. inputs[i]: inputs()[i].count elements; outputs[i] likewise, not aliasing the inputs.
-  // Allocates nothing.
+  // Allocates nothing. A call that throws leaves the state as it was.
   void step(const void* const* inputs, void* const* outputs);
   // `frames` steps at once, bit for bit the same. kFrames: arrays as the graph has them with the time
   // axis being `frames`; kCalls: `frames` arrays of a step one after the other. An output without
@@ -57,7 +57,9 @@ class Stream {
   // Throws Error(kInvalidArgument) and changes nothing when the bytes are not of this model.
   void set_state(const uint8_t* bytes, size_t size);
   std::vector<StateEntry> state_layout() const;
-  // The state itself, for reading or writing entry by entry.
+  // The state itself, laid out so.
+  std::vector<uint8_t> copy_state() const;
+  // The same in place, for a caller that no other disturbs.
   uint8_t* state_data();
   size_t state_size() const;
 

@@ -148,7 +148,7 @@ Slot NodeBuilder::output(size_t i, DType dtype, const Dims& dims, Time time) {
   } else {
     value.slot = planner_.arena_slot(bytes);
   }
-  planner_.define(node_, node_.outputs[i], value);
+  planner_.define(node_.outputs[i], value);
   return value.slot;
 }
 
@@ -162,7 +162,7 @@ void NodeBuilder::view(size_t i, size_t in_index, const Dims& dims, Time time) {
   value.dims = dims;
   value.time = time;
   value.sized_by_time = value.sized_by_time || planner_.fold_.sized_by_time;
-  planner_.define(node_, node_.outputs[i], value);
+  planner_.define(node_.outputs[i], value);
 }
 
 void* NodeBuilder::constant_output(size_t i, DType dtype, const Dims& dims, bool sized_by_time) {
@@ -281,6 +281,8 @@ void NodeBuilder::count_recurrent(bool over_time, bool carried) {
 
 Slot NodeBuilder::zeros(int64_t floats) {
   const int64_t bytes = count({floats}) * int64_t{sizeof(float)};
+  // The streaming analysis never runs: sizes that a file merely claims cost nothing there.
+  if (marked_frames() > 0) return planner_.constant_slot(nullptr, bytes);
   const float* memory =
       planner_.plan_->weights.floats("zeros:" + std::to_string(floats), floats, [](float*) {});
   return planner_.constant_slot(const_cast<float*>(memory), bytes);

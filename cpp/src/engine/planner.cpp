@@ -9,6 +9,7 @@ namespace gruengine {
 namespace {
 
 constexpr int kMaxDepth = 32;
+constexpr int64_t kMaxSlot = int64_t{1} << 48;
 // Operators that move elements without changing them.
 constexpr const char* kMoves[] = {"Shape",    "Gather",  "Slice",     "Squeeze", "Unsqueeze",
                                   "Concat",   "Reshape", "Identity",  "Cast",    "Expand",
@@ -31,6 +32,10 @@ bool holds(const Value& value, int64_t number) {
     return std::find(at, at + n, number) != at + n;
   }
   return true;
+}
+
+bool is_integer(const Value& value) {
+  return value.dtype == DType::kInt64 || value.dtype == DType::kInt32;
 }
 
 std::string label(const Node& node) {
@@ -84,6 +89,7 @@ void Planner::declare_inputs() {
       info.index = static_cast<int>(i);
       value.slot = new_slot(info);
     }
+    note_integers(value);
     scopes_[0][ports[i].name] = value;
     plan_->inputs.push_back(value);
   }
@@ -114,6 +120,7 @@ void Planner::plan_node(const Node& node) {
   fold_.on = node.op != "Recurrent";
   bool carried = true;
   bool any = false;
+  bool counted = false;  // an input was computed from the number of frames
   for (const std::string& name : node.inputs) {
     if (name.empty()) continue;
     const Value& input = value(node, name);
@@ -121,6 +128,8 @@ void Planner::plan_node(const Node& node) {
     any = true;
     fold_.on = fold_.on && input.constant != nullptr;
     fold_.sized_by_time = fold_.sized_by_time || (input.constant != nullptr && input.sized_by_time);
+    counted = counted || (input.constant != nullptr && input.sized_by_time &&
+                          !(is_integer(input) && holds(input, request_.marked)));
     carried = carried && (input.constant != nullptr || input.carried);
   }
   fold_.on = fold_.on && any;
@@ -133,7 +142,13 @@ void Planner::plan_node(const Node& node) {
     if (found == scopes_.back().end()) {
       builder.refuse(ErrorCode::kInvalidFile, "has no output '" + name + "' with these inputs");
     }
-    if (found->second.constant == nullptr) found->second.carried = carried && any;
+    Value& result = found->second;
+    if (result.constant == nullptr) result.carried = carried && any;
+    // Only now are the elements of a folded result there to be looked at.
+    if (result.constant != nullptr && result.sized_by_time && request_.marked > 0 && !counted &&
+        moves(node.op)) {
+      result.sized_by_time = holds(result, request_.marked);
+    }
   }
   plan_->temporaries.clear();
   fold_ = {};
@@ -169,7 +184,7 @@ void Planner::plan_if(const Node& node) {
   for (size_t i = 0; i < results.size(); ++i) {
     if (node.outputs[i].empty()) continue;
     results[i].sized_by_time = results[i].sized_by_time || condition.sized_by_time;
-    define(node, node.outputs[i], results[i]);
+    define(node.outputs[i], results[i]);
   }
   --depth_;
 }
@@ -288,12 +303,9 @@ const Value& Planner::value(const Node& node, const std::string& name) {
   return *found;
 }
 
-void Planner::define(const Node& node, const std::string& name, Value value) {
-  if (value.constant != nullptr && value.sized_by_time && request_.marked > 0 &&
-      moves(node.op)) {
-    value.sized_by_time = holds(value, request_.marked);
-  }
+void Planner::define(const std::string& name, Value value) {
   touch(value.slot);
+  note_integers(value);
   std::vector<Time>& times = plan_->times[name];
   if (guide_ != nullptr) {
     const auto known = guide_->times.find(name);
@@ -303,6 +315,11 @@ void Planner::define(const Node& node, const std::string& name, Value value) {
   }
   times.push_back(value.time);
   scopes_.back()[name] = std::move(value);
+}
+
+// Values of floats and booleans are never refused.
+void Planner::note_integers(const Value& value) {
+  plan_->may_fail = plan_->may_fail || (is_integer(value) && value.constant == nullptr);
 }
 
 Slot Planner::new_slot(SlotInfo info) {
@@ -321,6 +338,9 @@ Slot Planner::constant_slot(void* address, int64_t bytes) {
 }
 
 Slot Planner::arena_slot(int64_t bytes) {
+  if (bytes < 0 || bytes > kMaxSlot) {
+    throw Error(ErrorCode::kInvalidArgument, "these shapes need more memory than can be addressed");
+  }
   SlotInfo info;
   info.bytes = (bytes + int64_t{kAlignment} - 1) / int64_t{kAlignment} * int64_t{kAlignment};
   return new_slot(info);

@@ -54,7 +54,8 @@ class Planner {
 
   const Value* find(const std::string& name);
   const Value& value(const Node& node, const std::string& name);
-  void define(const Node& node, const std::string& name, Value value);
+  void define(const std::string& name, Value value);
+  void note_integers(const Value& value);
   Slot new_slot(SlotInfo info);
   Slot constant_slot(void* address, int64_t bytes);
   Slot arena_slot(int64_t bytes);

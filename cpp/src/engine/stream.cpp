@@ -57,13 +57,30 @@ struct Window {
 
 }  // namespace
 
+// The state as it was, put back unless the call came to its end.
+class Undo {
+ public:
+  Undo(char* state, char* saved, size_t bytes) : state_(state), saved_(saved), bytes_(bytes) {
+    if (bytes_ != 0) std::memcpy(saved_, state_, bytes_);
+  }
+  ~Undo() {
+    if (!done_ && bytes_ != 0) std::memcpy(state_, saved_, bytes_);
+  }
+  void done() { done_ = true; }
+
+ private:
+  char *state_, *saved_;
+  size_t bytes_;
+  bool done_ = false;
+};
+
 struct Stream::Impl {
   std::shared_ptr<const Model> model;
   int64_t batch;
   Sizes sizes;                  // every symbol but time
   std::vector<size_t> ins, outs;  // graph ports that a step has
   std::unique_ptr<Workspace> workspace;
-  Buffer state;
+  Buffer state, saved;
 
   const Engine& engine() const { return model->engine(); }
   const Streaming& streaming() const { return engine().streaming(); }
@@ -89,6 +106,29 @@ struct Stream::Impl {
   }
 };
 
+namespace {
+
+// Refuses a value for a size that the model does not leave open, or an impossible one.
+void check_size(const Engine& engine, const std::string& symbol, int64_t size) {
+  const Streaming& streaming = engine.streaming();
+  std::string open;
+  for (const Port& port : engine.file().graph.inputs) {
+    for (const Dim& dim : port.shape) {
+      if (dim.symbol.empty() || dim.symbol == streaming.time || dim.symbol == streaming.batch) {
+        continue;
+      }
+      if (dim.symbol == symbol && size > 0) return;
+      if (open.find("'" + dim.symbol + "'") == std::string::npos) open += " '" + dim.symbol + "'";
+    }
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              "sizes gives '" + symbol + "' = " + std::to_string(size) + "; " +
+                  (open.empty() ? "the model leaves no size open"
+                                : "positive values are allowed for" + open));
+}
+
+}  // namespace
+
 Stream::Stream(std::shared_ptr<const Model> model, int64_t batch_size,
                const std::map<std::string, int64_t>& sizes)
     : impl_(std::make_unique<Impl>()) {
@@ -110,6 +150,7 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t batch_size,
   }
   impl_->model = std::move(model);
   impl_->batch = batch_size;
+  for (const auto& [symbol, size] : sizes) check_size(engine, symbol, size);
   impl_->sizes = sizes;
   if (!streaming.batch.empty()) impl_->sizes[streaming.batch] = batch_size;
   const auto& ports = engine.file().graph.inputs;
@@ -169,6 +210,7 @@ void Stream::prepare(const std::vector<Dims>& given) {
   inputs_ = describe(impl_->ins, plan->inputs, graph.inputs);
   outputs_ = describe(impl_->outs, plan->outputs, graph.outputs);
   impl_->state = Buffer(static_cast<size_t>(plan->state_bytes));
+  impl_->saved = Buffer(static_cast<size_t>(plan->state_bytes));
   impl_->workspace = std::make_unique<Workspace>(std::move(plan));
   impl_->workspace->set_state(impl_->state.data());
   reset_state(impl_->plan(), impl_->state.data());
@@ -180,11 +222,15 @@ void Stream::step(const void* const* inputs, void* const* outputs) {
   Workspace& workspace = *impl_->workspace;
   for (size_t i = 0; i < impl_->ins.size(); ++i) workspace.set_input(impl_->ins[i], inputs[i]);
   for (size_t i = 0; i < impl_->outs.size(); ++i) workspace.set_output(impl_->outs[i], outputs[i]);
+  if (!workspace.plan().may_fail) return workspace.run(impl_->model->num_threads());
+  Undo undo(impl_->state.data(), impl_->saved.data(), impl_->state.size());
   workspace.run(impl_->model->num_threads());
+  undo.done();
 }
 
 void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs) {
   const Guard guard(busy_);
+  Undo undo(impl_->state.data(), impl_->saved.data(), impl_->state.size());
   std::vector<const char*> in(inputs_.size());
   std::vector<char*> out(outputs_.size());
   for (int64_t first = 0; first < frames;) {
@@ -228,6 +274,7 @@ void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs
     }
     first += tile;
   }
+  undo.done();
 }
 
 void Stream::reset() {
@@ -237,7 +284,8 @@ void Stream::reset() {
 
 std::unique_ptr<Stream> Stream::clone() const {
   const Guard guard(busy_);
-  auto copy = std::make_unique<Stream>(impl_->model, impl_->batch, impl_->sizes);
+  auto copy = std::make_unique<Stream>(impl_->model, impl_->batch, Sizes());
+  copy->impl_->sizes = impl_->sizes;
   if (ready_) {
     copy->prepare({});
     std::memcpy(copy->impl_->state.data(), impl_->state.data(), impl_->state.size());
@@ -269,6 +317,12 @@ void Stream::set_state(const uint8_t* bytes, size_t size) {
 std::vector<StateEntry> Stream::state_layout() const {
   if (!ready_) refuse_open();
   return entries_of(impl_->plan());
+}
+
+std::vector<uint8_t> Stream::copy_state() const {
+  const Guard guard(busy_);
+  if (!ready_) refuse_open();
+  return {impl_->state.data(), impl_->state.data() + impl_->state.size()};
 }
 
 uint8_t* Stream::state_data() { return reinterpret_cast<uint8_t*>(impl_->state.data()); }
