@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One rule an operator: what is known of its outputs from what is known of its inputs."""
+"""What is known of the outputs of elementwise, shaping and moving operators, one rule each."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from gruengine.converters.shapes import MAX_VALUE, Info, Shape, Size, broadcast, count, rule
+from gruengine.converters import shape_rules_compute  # enters its rules
+from gruengine.converters.shapes import (
+    MAX_VALUE,
+    Info,
+    Shape,
+    Size,
+    attr,
+    axis_of,
+    broadcast,
+    count,
+    rule,
+    unknown_sizes,
+)
 from gruengine.reference_shape import ONNX_DTYPES
-from gruengine.safetensors import MAX_RANK
 from gruengine.spec import Node
 
-
-def axis_of(axis: int, rank: int) -> int:
-    """Return ``axis`` from 0 to ``rank - 1``."""
-    if not -rank <= axis < rank:
-        raise ValueError("axis")
-    return axis % rank
-
-
-def unknown_sizes(rank: Size) -> Shape:
-    """Return a shape of which only the rank is known; None if it is not, or is nonsense."""
-    return (None,) * rank if isinstance(rank, int) and 0 <= rank <= MAX_RANK else None
-
-
-def attr(node: Node, name: str, default: int) -> int:
-    """Return an integer attribute."""
-    value = node.attrs.get(name, default)
-    return value if isinstance(value, int) else default
+_ = shape_rules_compute
 
 
 # -- elementwise ----------------------------------------------------------------------------------
@@ -38,7 +33,7 @@ def attr(node: Node, name: str, default: int) -> int:
     "Sigmoid", "Tanh", "Relu", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh",
     "HardSigmoid", "Elu", "Softsign", "Softplus", "Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal",
     "Square", "Erf", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Not", "Clip", "Softmax",
-    "LogSoftmax", "LayerNormalization", "BatchNormalization",
+    "LogSoftmax", "LayerNormalization", "BatchNormalization", "PRelu", "Gelu", "HardSwish",
 )  # fmt: skip
 def _same(node: Node, x: Sequence[Info]) -> Info:
     return replace(x[0], value=None)
@@ -68,7 +63,7 @@ _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 _COMPARE = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor")
 
 
-@rule(*_INTEGER, "Pow", "Mod", "Xor")
+@rule(*_INTEGER, "Pow", "Mod", "Xor", "Sum", "Mean")
 def _binary(node: Node, x: Sequence[Info]) -> Info:
     dtype = "bool" if node.op in _COMPARE else x[0].dtype
     value = None
@@ -355,89 +350,3 @@ def _pad(node: Node, x: Sequence[Info]) -> Info:
         size = result[axis]
         result[axis] = size if not grow else size + grow if isinstance(size, int) else None
     return Info(x[0].dtype, tuple(result))
-
-
-# -- products and reductions ----------------------------------------------------------------------
-
-
-@rule("MatMul")
-def _matmul(node: Node, x: Sequence[Info]) -> Info:
-    a, b = x[0].shape, x[1].shape
-    if a is None or b is None or not a or not b:
-        return Info(x[0].dtype)
-    batch = broadcast(a[:-2], b[:-2])
-    rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
-    return Info(x[0].dtype, None if batch is None else (*batch, *rows, *columns))
-
-
-@rule("Gemm")
-def _gemm(node: Node, x: Sequence[Info]) -> Info:
-    def side(info: Info, place: int, flag: str) -> Size:
-        if info.shape is None:
-            return None
-        return info.shape[1 - place if attr(node, flag, 0) else place]
-
-    return Info(x[0].dtype, (side(x[0], 0, "transA"), side(x[1], 1, "transB")))
-
-
-@rule("Conv")
-def _conv(node: Node, x: Sequence[Info]) -> Info:
-    a, w = x[0].shape, x[1].shape
-    if a is None or w is None or len(a) != len(w):
-        return Info(x[0].dtype)
-    n = len(a) - 2
-
-    def numbers(name: str, default: int, length: int) -> list[int]:
-        value = node.attrs.get(name)
-        return (
-            [int(v) for v in value if not isinstance(v, str)]
-            if isinstance(value, list)
-            else ([default] * length)
-        )
-
-    pads, strides, by = (
-        numbers("pads", 0, 2 * n),
-        numbers("strides", 1, n),
-        numbers("dilations", 1, n),
-    )
-    out: list[Size] = []
-    for i in range(n):
-        size, kernel = a[i + 2], w[i + 2]
-        if not isinstance(size, int) or not isinstance(kernel, int):
-            out.append(None)
-            continue
-        room = size + pads[i] + pads[i + n] - ((kernel - 1) * by[i] + 1)
-        out.append(room // strides[i] + 1 if room >= 0 else None)
-    return Info(x[0].dtype, (a[0], w[0], *out))
-
-
-@rule(
-    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSumSquare", "ReduceL2",
-    "ReduceL1", "ReduceProd",
-)  # fmt: skip
-def _reduce(node: Node, x: Sequence[Info]) -> Info:
-    if x[0].shape is None:
-        return Info(x[0].dtype)
-    given = len(x) > 1 and bool(x[1].dtype)
-    axes = x[1].integers() if given else []
-    keep, rank = attr(node, "keepdims", 1), len(x[0].shape)
-    if axes is None:
-        return Info(x[0].dtype, (None,) * rank if keep else None)
-    if not axes and attr(node, "noop_with_empty_axes", 0):
-        return Info(x[0].dtype, x[0].shape)
-    gone = {axis_of(a, rank) for a in axes} or set(range(rank))
-    sizes = [(1 if i in gone else s, i in gone) for i, s in enumerate(x[0].shape)]
-    return Info(x[0].dtype, tuple(s for s, reduced in sizes if keep or not reduced))
-
-
-@rule("Recurrent")
-def _recurrent(node: Node, x: Sequence[Info]) -> list[Info]:
-    hidden, dtype = attr(node, "hidden_size", 0), x[0].dtype
-    directions = 2 if node.attrs.get("direction") == "bidirectional" else 1
-    time, batch = (None, None) if x[0].shape is None else x[0].shape[:2]
-    width = hidden if x[2].shape is None else x[2].shape[2]
-    return [
-        Info(dtype, (time, directions, batch, width)),
-        Info(dtype, (directions, batch, width)),
-        Info(dtype, (directions, batch, hidden)),
-    ]

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gruengine.safetensors import MAX_RANK
 from gruengine.spec import Graph, Node
 
 Array = np.ndarray[Any, Any]
@@ -118,6 +119,24 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return enter
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """Return ``axis`` from 0 to ``rank - 1``."""
+    if not -rank <= axis < rank:
+        raise ValueError("axis")
+    return axis % rank
+
+
+def unknown_sizes(rank: Size) -> Shape:
+    """Return a shape of which only the rank is known; None if it is not, or is nonsense."""
+    return (None,) * rank if isinstance(rank, int) and 0 <= rank <= MAX_RANK else None
+
+
+def attr(node: Node, name: str, default: int) -> int:
+    """Return an integer attribute."""
+    value = node.attrs.get(name, default)
+    return value if isinstance(value, int) else default
 
 
 def merge(a: Info, b: Info) -> Info:
