@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gruengine import _core
+from gruengine.errors import InvalidInputError
 
 
 def info() -> dict[str, Any]:
@@ -58,6 +59,9 @@ def isa(name: str) -> Iterator[None]:
     InvalidInputError
         The name is unknown or this CPU lacks it.
     """
+    if not name:
+        names = [known for known, supported, _ in _core.available_isas() if supported]
+        raise InvalidInputError(f"gr.isa got an empty name; this machine supports: {names}")
     forced = _core.current_isa() if _core.isa_choice().startswith("forced by gr.isa") else ""
     _core.force_isa(name)
     try:

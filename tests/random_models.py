@@ -14,9 +14,10 @@ from gruengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
 
-# Bounded functions for gates and the like, so that long sequences stay finite.
-GATE_FUNCTIONS = ("Sigmoid", "HardSigmoid", "Tanh", "Softsign")
-VALUE_FUNCTIONS = (*GATE_FUNCTIONS, "ScaledTanh", "Relu", "Elu", "LeakyRelu", "Softplus")
+# From 0 to 1, as a gate must be if states are not to grow.
+GATES = ("Sigmoid", "HardSigmoid")
+BOUNDED = (*GATES, "Tanh", "Softsign")
+ANY = (*BOUNDED, "ScaledTanh", "Relu", "Elu", "LeakyRelu", "Softplus")
 
 
 class FeatureConv(Layer):
@@ -75,7 +76,9 @@ class Case:
         return gr.Model.from_spec(self.spec, num_threads=num_threads)
 
 
-def recurrent_layer(rng: np.random.Generator, most: int, bidirectional: bool) -> Layer:
+def recurrent_layer(
+    rng: np.random.Generator, most: int, bidirectional: bool, bounded: bool
+) -> Layer:
     """Return a recurrent layer with a random cell, variant and number of layers."""
     cell, units = rng.integers(3), int(rng.integers(1, most))
     options: dict[str, Any] = {
@@ -85,7 +88,7 @@ def recurrent_layer(rng: np.random.Generator, most: int, bidirectional: bool) ->
         "bidirectional": bidirectional,
     }
     if cell == 0:
-        return gr.RNN(units, str(rng.choice(["tanh", "relu"])), **options)
+        return gr.RNN(units, "tanh" if bounded else str(rng.choice(["tanh", "relu"])), **options)
     if cell == 1:
         return gr.GRU(units, reset=str(rng.choice(["after", "before"])), **options)
     return gr.LSTM(
@@ -97,14 +100,15 @@ def recurrent_layer(rng: np.random.Generator, most: int, bidirectional: bool) ->
     )
 
 
-def vary(spec: ModelSpec, rng: np.random.Generator) -> None:
+def vary(spec: ModelSpec, rng: np.random.Generator, bounded: bool) -> None:
     """Give recurrent nodes activations, updates and initial states that layers don't have."""
-    for index, node in enumerate(spec.graph.nodes):
+    for_gates, for_values = (GATES, BOUNDED) if bounded else (BOUNDED, ANY)
+    for node in spec.graph.nodes:
         if node.op != "Recurrent":
             continue
         cell, size = node.attrs["cell"], len(node.attrs["activations"])  # type: ignore[arg-type]
         if rng.random() < 0.4:
-            gates, values = rng.choice(GATE_FUNCTIONS, size), rng.choice(VALUE_FUNCTIONS, size)
+            gates, values = rng.choice(for_gates, size), rng.choice(for_values, size)
             first = {"rnn": 0, "lstm": 3, "gru": 2}[str(cell)]
             node.attrs["activations"] = [
                 str(gates[i] if first and i % first == 0 else values[i]) for i in range(size)
@@ -113,7 +117,6 @@ def vary(spec: ModelSpec, rng: np.random.Generator) -> None:
             node.attrs["activation_beta"] = rng.uniform(0.1, 0.9, size).tolist()
         if cell == "gru" and rng.random() < 0.3:
             node.attrs["update"] = "take"
-        spec.graph.nodes[index] = node
 
 
 def randomise(net: gr.Sequential, rng: np.random.Generator) -> None:
@@ -126,8 +129,13 @@ def randomise(net: gr.Sequential, rng: np.random.Generator) -> None:
     net.set_parameters(values)
 
 
-def draw(rng: np.random.Generator, most: int = 40, bidirectional: bool = False) -> Case:
-    """Return a random model of one to three recurrent layers; ``most`` bounds their sizes."""
+def draw(
+    rng: np.random.Generator, most: int = 40, bidirectional: bool = False, bounded: bool = False
+) -> Case:
+    """Return a random model of one or two recurrent layers of up to two each.
+
+    ``most`` bounds their sizes; ``bounded`` leaves out functions whose values can grow with time.
+    """
     layers: list[Layer] = []
     front = rng.choice(["none", "embedding", "conv", "dense"])
     features = int(rng.integers(1, most))
@@ -140,9 +148,9 @@ def draw(rng: np.random.Generator, most: int = 40, bidirectional: bool = False) 
     elif front == "dense":
         layers.append(gr.Dense(int(rng.integers(1, most)), str(rng.choice(["relu", "elu"]))))
     if rng.random() < 0.3:
-        layers.append(gr.LayerNorm())
+        layers.append(gr.LayerNorm(0.1))
     for _ in range(int(rng.integers(1, 3))):
-        layer = recurrent_layer(rng, most, bidirectional)
+        layer = recurrent_layer(rng, most, bidirectional, bounded)
         layer.return_sequences = True  # type: ignore[attr-defined]
         layers.append(layer)
         if rng.random() < 0.2:
@@ -151,10 +159,10 @@ def draw(rng: np.random.Generator, most: int = 40, bidirectional: bool = False) 
         names = ["linear", "sigmoid", "softmax", "tanh", "softplus", "hard_sigmoid"]
         layers.append(gr.Dense(int(rng.integers(1, 9)), str(rng.choice(names))))
     if rng.random() < 0.2:
-        layers.append(gr.LayerNorm())
+        layers.append(gr.LayerNorm(0.1))
     embedded = front == "embedding"
     net = gr.Sequential(layers, None if embedded else features)
     randomise(net, rng)
     spec = net.spec()
-    vary(spec, rng)
+    vary(spec, rng, bounded)
     return Case(spec, 0 if embedded else features)

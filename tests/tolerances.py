@@ -27,6 +27,18 @@ ENGINE_OPERATOR = Budget(rtol=3e-6, atol=5e-6)
 # Products of up to 400 terms near 10, whose partial sums reach hundreds; and normalised rows, where
 # the rounding of the mean is divided by a small deviation.
 ENGINE_PRODUCT = Budget(rtol=3e-6, atol=1e-4)
+# The engine's recurrences against float64: some ten steps through up to four layers.
+ENGINE_RECURRENT = Budget(rtol=1e-5, atol=1e-5)
+
+# Errors as a part of the largest expected value of an output.
+# One recurrent node of ONNX, both sides in float32.
+ONNX_NODE = 1e-5
+# A module or checkpoint of PyTorch: up to three layers, both sides in float32.
+TORCH_MODULE = 1e-5
+# A real model over thousands of steps that feed their own states.
+REAL_MODEL = 1e-4
+# The vectors of RTNeural, printed with seven digits.
+RTNEURAL = 1e-5
 
 
 def assert_close(actual: npt.ArrayLike, expected: npt.ArrayLike, budget: Budget) -> None:
@@ -35,3 +47,15 @@ def assert_close(actual: npt.ArrayLike, expected: npt.ArrayLike, budget: Budget)
     e: npt.NDArray[Any] = np.asarray(expected)
     assert a.shape == e.shape, f"shape {a.shape}; expected {e.shape}"
     np.testing.assert_allclose(a, e, rtol=budget.rtol, atol=budget.atol)
+
+
+def relative_error(actual: npt.ArrayLike, expected: npt.ArrayLike) -> float:
+    """Return the largest error as a part of the largest expected value, at least 1.
+
+    Shapes must be equal; NaN or infinity on either side gives infinity.
+    """
+    a, e = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert a.shape == e.shape, f"shape {a.shape}; expected {e.shape}"
+    if not (np.isfinite(a).all() and np.isfinite(e).all()):
+        return float("inf")
+    return float(np.max(np.abs(a - e), initial=0.0) / max(1.0, np.max(np.abs(e), initial=0.0)))
