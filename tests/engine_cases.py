@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-
 from operator_cases import Case, f32, grid, i64
 
 ODD = (1, 7, 16, 33, 65, 130)
@@ -97,7 +96,7 @@ def rows() -> Iterator[Case]:
     for shape in ((5, 67), (3, 33, 2), (2, 3, 17, 5)):
         x = f32(*shape)
         for axis in range(len(shape)):
-            for kind in "Sum Mean Max Min SumSquare L1 L2 Prod".split():
+            for kind in ["Sum", "Mean", "Max", "Min", "SumSquare", "L1", "L2", "Prod"]:
                 yield Case(f"Reduce{kind}", [x / 2, i64(axis)], {"keepdims": axis % 2})
             yield Case("ReduceSum", [x, i64(0, -1)], {"keepdims": 0})
             yield Case("ReduceMean", [x], {"axes": [axis]})
@@ -147,7 +146,5 @@ def moves() -> Iterator[Case]:
 
 
 ENGINE_CASES = [
-    case
-    for family in (elements, products, convolutions, rows, moves)
-    for case in family()
+    case for family in (elements, products, convolutions, rows, moves) for case in family()
 ]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from operator_cases import Case
 
 import gruengine as gr
 from gruengine.reference_graph import apply_node, run_graph
 from gruengine.spec import Attr, Dim, Graph, ModelSpec, Node, Port
-from operator_cases import Case
 
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +30,10 @@ PLANNED = {
     "Squeeze": (1,),
     "Tile": (1,),
     "Unsqueeze": (1,),
-    **{f"Reduce{kind}": (1,) for kind in "Sum Mean Max Min Prod SumSquare L1 L2".split()},
+    **{
+        f"Reduce{kind}": (1,)
+        for kind in ["Sum", "Mean", "Max", "Min", "Prod", "SumSquare", "L1", "L2"]
+    },
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import gruengine as gr
 from engine_cases import ENGINE_CASES
 from operator_cases import CASES, Case, f32, i64
 from operator_models import expected_of, model_of, node, spec_of
 from tolerances import ENGINE_OPERATOR, ENGINE_PRODUCT, assert_close
+
+import gruengine as gr
 
 # What no model file holds: attributes that are arrays, and types that graphs have not.
 UNWRITABLE = [
