@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every converter shares: reasons for refusing, the report, and the options of a conversion."""
+"""What every converter shares: reasons for refusing, the report, the options of a conversion."""
 
 from __future__ import annotations
 
@@ -68,5 +68,6 @@ class ConversionReport:
     source_bytes: int = 0
     output_bytes: int = 0
     state: tuple[tuple[str, str], ...] = ()
-    streaming: str = ""  # in words; filled by gruengine.convert
-    parity_error: float | None = None  # engine against the parity sample; filled by gruengine.convert
+    # Filled by gruengine.convert: in words, and the engine against the parity sample.
+    streaming: str = ""
+    parity_error: float | None = None

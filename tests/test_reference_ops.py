@@ -27,7 +27,7 @@ EXACT = frozenset(
     Neg Abs Sqrt Floor Ceil Round Sign Relu Clip Where Add Sub Mul Div Mod Min Max Reshape Flatten
     Squeeze Unsqueeze Transpose Expand Tile Identity Dropout ConstantOfShape Constant Cast Concat
     Split Slice Gather Pad MaxPool ReduceMax ReduceMin ThresholdedRelu
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 
