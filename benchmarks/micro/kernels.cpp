@@ -28,7 +28,7 @@ using gruengine::KernelTable;
 using gruengine::StepKind;
 
 // The reference machine: one core of an Emerald Rapids with AVX-512, loads from huge pages.
-constexpr double kPeak = 200.0;  // GFLOP/s of f32 FMA
+constexpr double kPeak = 200.0;   // GFLOP/s of f32 FMA
 double bandwidth(double bytes) {  // GB/s of the level that holds so much
   if (bytes <= 40e3) return 223;
   if (bytes <= 1.25e6) return 144;
@@ -102,9 +102,10 @@ Time time_of(F f) {
 
 void print(const std::string& name, Time t, double flops, double bytes) {
   const double bound = std::max(flops / kPeak, bytes / bandwidth(bytes));
-  std::printf("%-28s %11.1f ns %11.0f cy %7.1f GFLOP/s %6.1f GB/s %6.1f B/cy  bound %9.0f ns %4.0f%%\n",
-              name.c_str(), t.ns, t.cycles, flops / t.ns, bytes / t.ns, bytes / t.cycles, bound,
-              100 * bound / t.ns);
+  std::printf(
+      "%-28s %11.1f ns %11.0f cy %7.1f GFLOP/s %6.1f GB/s %6.1f B/cy  bound %9.0f ns %4.0f%%\n",
+      name.c_str(), t.ns, t.cycles, flops / t.ns, bytes / t.ns, bytes / t.cycles, bound,
+      100 * bound / t.ns);
   std::fflush(stdout);
 }
 
@@ -159,6 +160,7 @@ void time_step(const KernelTable& table, const Kind& kind, int64_t rows, int64_t
   const Time t = time_of([&] {
     args.h = h[turn];
     turn ^= 1;
+    args.backwards = turn != 0;
     args.h_out = h[turn];
     table.step[static_cast<int>(kind.kind)](args);
   });
@@ -220,9 +222,8 @@ int main(int argc, char** argv) {
   const KernelTable& table = gruengine::kernels();
   std::printf("%s, %s\n", table.isa, gruengine::isa_choice().c_str());
   const gruengine::FlushDenormals flush;
-  const Kind kinds[] = {{StepKind::kLstm, "LSTM", 4},
-                        {StepKind::kGruAfter, "GRU", 3},
-                        {StepKind::kRnn, "RNN", 1}};
+  const Kind kinds[] = {
+      {StepKind::kLstm, "LSTM", 4}, {StepKind::kGruAfter, "GRU", 3}, {StepKind::kRnn, "RNN", 1}};
   for (const Kind& kind : kinds) {
     for (const int64_t h : {8, 16, 32, 48, 64, 128, 256, 512}) {
       time_step(table, kind, 1, h, h, filter);

@@ -19,20 +19,20 @@ inline Counts& counts() {
 }  // namespace gruengine::test
 
 // CHECK(condition, "printf format of what was wrong", ...). Only the first failures are printed.
-#define CHECK(condition, ...)                                                       \
-  do {                                                                              \
-    auto& gru_counts = gruengine::test::counts();                                   \
-    ++gru_counts.checks;                                                            \
-    if (!(condition) && ++gru_counts.failures <= 30) {                              \
-      std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);          \
-      std::fprintf(stderr, __VA_ARGS__);                                            \
-      std::fprintf(stderr, "\n");                                                   \
-    }                                                                               \
+#define CHECK(condition, ...)                                              \
+  do {                                                                     \
+    auto& gru_counts = gruengine::test::counts();                          \
+    ++gru_counts.checks;                                                   \
+    if (!(condition) && ++gru_counts.failures <= 30) {                     \
+      std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+      std::fprintf(stderr, __VA_ARGS__);                                   \
+      std::fprintf(stderr, "\n");                                          \
+    }                                                                      \
   } while (false)
 
-#define REPORT()                                                                    \
-  [] {                                                                              \
-    const auto& c = gruengine::test::counts();                                      \
-    std::printf("%ld checks, %ld failures\n", c.checks, c.failures);                \
-    return c.failures == 0 && c.checks > 0 ? 0 : 1;                                 \
+#define REPORT()                                                     \
+  [] {                                                               \
+    const auto& c = gruengine::test::counts();                       \
+    std::printf("%ld checks, %ld failures\n", c.checks, c.failures); \
+    return c.failures == 0 && c.checks > 0 ? 0 : 1;                  \
   }()

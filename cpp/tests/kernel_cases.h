@@ -32,8 +32,9 @@ inline Floats random_floats(int64_t n, float range) {
 class Aligned {
  public:
   explicit Aligned(int64_t n, float fill = 0.0f)
-      : size_(n), data_(static_cast<float*>(::operator new[](static_cast<size_t>(n + 1) * 4,
-                                                             std::align_val_t(64)))) {
+      : size_(n),
+        data_(static_cast<float*>(
+            ::operator new[](static_cast<size_t>(n + 1) * 4, std::align_val_t(64)))) {
     for (int64_t i = 0; i < n; ++i) data_[i] = fill;
   }
   ~Aligned() { ::operator delete[](data_, std::align_val_t(64)); }

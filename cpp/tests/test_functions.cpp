@@ -21,7 +21,7 @@ struct Exact {
   Function kind;
   const char* name;
   double (*value)(double);
-  double ulps;      // largest error allowed
+  double ulps;  // largest error allowed
   float alpha, beta;
 };
 
@@ -37,19 +37,19 @@ const Exact kFunctions[] = {
      kAlpha, 0},
     {Function::kThresholdedRelu, "thresholded_relu",
      [](double x) { return x > kAlpha || std::isnan(x) ? x : 0.0; }, 0, kAlpha, 0},
-    {Function::kScaledTanh, "scaled_tanh",
-     [](double x) { return kAlpha * std::tanh(kBeta * x); }, 4, kAlpha, kBeta},
+    {Function::kScaledTanh, "scaled_tanh", [](double x) { return kAlpha * std::tanh(kBeta * x); },
+     4, kAlpha, kBeta},
     {Function::kHardSigmoid, "hard_sigmoid",
      [](double x) {
        const double y = double{0.2f} * x + 0.5;
        return y < 0 ? 0.0 : y > 1 ? 1.0 : y;
      },
      3e6, 0.2f, 0.5f},
-    {Function::kElu, "elu", [](double x) { return x >= 0 ? x : kAlpha * std::expm1(x); }, 3,
-     kAlpha, 0},
+    {Function::kElu, "elu", [](double x) { return x >= 0 ? x : kAlpha * std::expm1(x); }, 3, kAlpha,
+     0},
     {Function::kSoftsign, "softsign",
-     [](double x) { return std::isinf(x) ? (x > 0 ? 1.0 : -1.0) : x / (1 + std::fabs(x)); }, 1.5,
-     0, 0},
+     [](double x) { return std::isinf(x) ? (x > 0 ? 1.0 : -1.0) : x / (1 + std::fabs(x)); }, 1.5, 0,
+     0},
     {Function::kSoftplus, "softplus", softplus, 2, 0, 0},
     {Function::kNeg, "neg", [](double x) { return -x; }, 0, 0, 0},
     {Function::kAbs, "abs", [](double x) { return std::fabs(x); }, 0, 0, 0},
@@ -121,9 +121,9 @@ void check_function(const KernelTable& table, const Exact& f, uint32_t stride) {
     }
   }
   for (const float special :
-       {0.0f, 1.0f, kInf, std::nanf(""), FLT_MIN, FLT_MAX, 1e-40f, 0.625f, 0.9f, 87.0f, 87.3365f,
-        88.0f, 88.7228f, 88.8f, 89.0f, 104.0f, 9.01f, 10.0f, 0.5f, 1.5f, 2.5f, 8388607.5f,
-        8388608.0f, 16777216.0f, 0.34657f, 1e-6f}) {
+       {0.0f,  1.0f,     kInf,  std::nanf(""), FLT_MIN,    FLT_MAX,     1e-40f,   0.625f, 0.9f,
+        87.0f, 87.3365f, 88.0f, 88.7228f,      88.8f,      89.0f,       104.0f,   9.01f,  10.0f,
+        0.5f,  1.5f,     2.5f,  8388607.5f,    8388608.0f, 16777216.0f, 0.34657f, 1e-6f}) {
     x.push_back(special);
     x.push_back(-special);
   }

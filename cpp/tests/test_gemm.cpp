@@ -60,8 +60,7 @@ void check_case(const KernelTable& table, const Case& s) {
   for (int64_t r = 0; r < s.m; ++r) {
     for (int64_t j = 0; j < s.n; ++j) {
       const float start = args.init != nullptr ? args.init[r * args.ldi + j] : 0.0f;
-      expected[static_cast<size_t>(r * s.n + j)] =
-          chain(table, start, a.row(r), b, s.n, s.k, j);
+      expected[static_cast<size_t>(r * s.n + j)] = chain(table, start, a.row(r), b, s.n, s.k, j);
     }
   }
   table.gemm(args);
@@ -71,8 +70,8 @@ void check_case(const KernelTable& table, const Case& s) {
           static_cast<int>(s.n), static_cast<int>(s.k), s.nv, static_cast<int>(s.init),
           static_cast<int>(r));
   }
-  CHECK(c.intact(), "%s gemm wrote outside c: m=%d n=%d nv=%d", table.isa,
-        static_cast<int>(s.m), static_cast<int>(s.n), s.nv);
+  CHECK(c.intact(), "%s gemm wrote outside c: m=%d n=%d nv=%d", table.isa, static_cast<int>(s.m),
+        static_cast<int>(s.n), s.nv);
 }
 
 void check_isa(const KernelTable& table) {
@@ -80,9 +79,9 @@ void check_isa(const KernelTable& table) {
   const Init inits[] = {Init::kNone, Init::kOneRow, Init::kRows, Init::kInPlace};
   int turn = 0;
   for (int nv = 1; nv <= 4; ++nv) {
-    std::vector<int64_t> columns = {1,          v - 1,          v,          v + 1,
-                                    2 * v + 3,  nv * v,         nv * v + 1, 2 * nv * v,
-                                    5 * nv * v, 8 * nv * v - 1, 9 * nv * v + v + 1};
+    std::vector<int64_t> columns = {
+        1,          v - 1,      v,          v + 1,          2 * v + 3,         nv * v,
+        nv * v + 1, 2 * nv * v, 5 * nv * v, 8 * nv * v - 1, 9 * nv * v + v + 1};
     std::sort(columns.begin(), columns.end());
     columns.erase(std::unique(columns.begin(), columns.end()), columns.end());
     for (const int64_t n : columns) {

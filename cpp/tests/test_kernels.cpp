@@ -20,12 +20,18 @@ const float kInf = std::numeric_limits<float>::infinity();
 
 float binary(Binary op, float a, float b) {
   switch (op) {
-    case Binary::kAdd: return a + b;
-    case Binary::kSub: return a - b;
-    case Binary::kMul: return a * b;
-    case Binary::kDiv: return a / b;
-    case Binary::kMin: return std::isnan(a) || std::isnan(b) ? kNan : std::min(a, b);
-    default: return std::isnan(a) || std::isnan(b) ? kNan : std::max(a, b);
+    case Binary::kAdd:
+      return a + b;
+    case Binary::kSub:
+      return a - b;
+    case Binary::kMul:
+      return a * b;
+    case Binary::kDiv:
+      return a / b;
+    case Binary::kMin:
+      return std::isnan(a) || std::isnan(b) ? kNan : std::min(a, b);
+    default:
+      return std::isnan(a) || std::isnan(b) ? kNan : std::max(a, b);
   }
 }
 
@@ -77,11 +83,16 @@ double reduced(Reduce op, const float* x, int64_t n) {
     bottom = std::min<double>(bottom, x[i]);
   }
   switch (op) {
-    case Reduce::kSum: return sum;
-    case Reduce::kMean: return sum / static_cast<double>(n);
-    case Reduce::kMax: return top;
-    case Reduce::kMin: return bottom;
-    default: return squares;
+    case Reduce::kSum:
+      return sum;
+    case Reduce::kMean:
+      return sum / static_cast<double>(n);
+    case Reduce::kMax:
+      return top;
+    case Reduce::kMin:
+      return bottom;
+    default:
+      return squares;
   }
 }
 
@@ -125,8 +136,8 @@ void check_softmax(const KernelTable& table) {
         double total = 0;
         for (int64_t i = 0; i < n; ++i) total += std::exp(in[i] - top);
         for (int64_t i = 0; i < n; ++i) {
-          const double want = logarithm ? in[i] - top - std::log(total)
-                                        : std::exp(in[i] - top) / total;
+          const double want =
+              logarithm ? in[i] - top - std::log(total) : std::exp(in[i] - top) / total;
           const double got = y.data()[r * n + i];
           CHECK(got == want || std::fabs(got - want) <= 1e-5 * std::fabs(want) + 1e-6 * logarithm,
                 "%s softmax n=%d log=%d: %g, not %g", table.isa, static_cast<int>(n), logarithm,
@@ -161,8 +172,7 @@ void check_layer_norm(const KernelTable& table) {
         const double deviation = std::sqrt(variance / static_cast<double>(n) + eps);
         for (int64_t i = 0; i < n; ++i) {
           const size_t at = static_cast<size_t>(i);
-          const double want =
-              (in[i] - mean) / deviation * scale[at] + (shifted ? shift[at] : 0.0f);
+          const double want = (in[i] - mean) / deviation * scale[at] + (shifted ? shift[at] : 0.0f);
           const double tolerance = n == 1 ? 1e-2 : 1e-4;
           CHECK(std::fabs(y.data()[r * n + i] - want) <= tolerance,
                 "%s layer_norm n=%d: %g, not %g", table.isa, static_cast<int>(n),

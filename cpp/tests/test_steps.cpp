@@ -15,10 +15,14 @@ using Doubles = std::vector<double>;
 
 int gates_of(StepKind kind) {
   switch (kind) {
-    case StepKind::kLstm: return 4;
-    case StepKind::kGruAfter: return 3;
-    case StepKind::kGruBeforeGates: return 2;
-    default: return 1;
+    case StepKind::kLstm:
+      return 4;
+    case StepKind::kGruAfter:
+      return 3;
+    case StepKind::kGruBeforeGates:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -41,12 +45,18 @@ CellParams standard_params() {
 
 double activation(const FunctionSpec& s, double x) {
   switch (s.kind) {
-    case Function::kSigmoid: return 1.0 / (1.0 + std::exp(-x));
-    case Function::kTanh: return std::tanh(x);
-    case Function::kRelu: return std::max(0.0, x);
-    case Function::kHardSigmoid: return std::clamp(s.alpha * x + s.beta, 0.0, 1.0);
-    case Function::kSoftsign: return x / (1.0 + std::fabs(x));
-    default: return NAN;
+    case Function::kSigmoid:
+      return 1.0 / (1.0 + std::exp(-x));
+    case Function::kTanh:
+      return std::tanh(x);
+    case Function::kRelu:
+      return std::max(0.0, x);
+    case Function::kHardSigmoid:
+      return std::clamp(s.alpha * x + s.beta, 0.0, 1.0);
+    case Function::kSoftsign:
+      return x / (1.0 + std::fabs(x));
+    default:
+      return NAN;
   }
 }
 
@@ -159,12 +169,12 @@ Outputs oracle(Layer& l, int64_t row, int64_t u) {
     return p.update_takes ? (1 - z) * h + z * n : (1 - z) * n + z * h;
   };
   switch (l.shape.kind) {
-    case StepKind::kRnn: return {g(pre(0)), 0, 0};
+    case StepKind::kRnn:
+      return {g(pre(0)), 0, 0};
     case StepKind::kLstm: {
       const bool peep = l.shape.peephole;
       const double i = f(pre(0) + (peep ? l.peephole_of(0, u) * c : 0));
-      const double forget =
-          p.coupled ? 1 - i : f(pre(2) + (peep ? l.peephole_of(2, u) * c : 0));
+      const double forget = p.coupled ? 1 - i : f(pre(2) + (peep ? l.peephole_of(2, u) * c : 0));
       const double cell = forget * c + i * g(pre(3));
       const double o = f(pre(1) + (peep ? l.peephole_of(1, u) * cell : 0));
       return {o * activation(p.h, cell), cell, 0};
@@ -174,8 +184,10 @@ Outputs oracle(Layer& l, int64_t row, int64_t u) {
       const double n = g(l.z_of(row, 2, u) + product(2, true, false) + f(pre(1)) * hn);
       return {update(f(pre(0)), n, l.h.row(row)[u]), 0, 0};
     }
-    case StepKind::kGruBeforeGates: return {f(pre(1)) * l.h.row(row)[u], 0, f(pre(0))};
-    default: return {update(l.gate.row(row)[u], g(pre(0)), c), 0, l.gate.row(row)[u]};
+    case StepKind::kGruBeforeGates:
+      return {f(pre(1)) * l.h.row(row)[u], 0, f(pre(0))};
+    default:
+      return {update(l.gate.row(row)[u], g(pre(0)), c), 0, l.gate.row(row)[u]};
   }
 }
 
@@ -253,6 +265,12 @@ void check_one_number(const KernelTable& table, Layer& l, Results& all, const st
     run(a);
   }
   CHECK(same(s, all, parts), "%s: panels in parts differ", what.c_str());
+
+  Results backwards(s);
+  StepArgs b = l.args(backwards.h, backwards.c);
+  b.backwards = true;
+  run(b);
+  CHECK(same(s, all, backwards), "%s: panels backwards differ", what.c_str());
 
   // The products with x first, as a sequence takes them.
   Aligned z(s.rows * l.columns);

@@ -2,7 +2,8 @@
 // What a cell sees of the V hidden units it updates. The kernels fill and store these; a cell says
 // by its constants which of them it uses:
 //   kGates           vectors of weights per row of a panel
-//   kChains          sums per unit; recurrent_chain(g) is the sum that the products of gate g with h
+//   kChains          sums per unit; recurrent_chain(g) is the sum that the products of gate g with
+//   h
 //                    go to (those with x go to sum g)
 //   kReadsH          h: the previous output of the same units
 //   kReadsC/WritesC  c, c_out: StepArgs::c and c_out

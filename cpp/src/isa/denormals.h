@@ -9,8 +9,8 @@
 
 namespace gruengine {
 
-// While it lives, subnormal numbers count as zero on this thread, as arguments and as results: one of
-// them can cost a hundred cycles. The caller's mode comes back at the end.
+// While it lives, subnormal numbers count as zero on this thread, as arguments and as results: one
+// of them can cost a hundred cycles. The caller's mode comes back at the end.
 class FlushDenormals {
  public:
 #if defined(__x86_64__) || defined(_M_X64) || defined(__i386__)

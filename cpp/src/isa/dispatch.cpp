@@ -12,9 +12,9 @@
 
 namespace gruengine {
 
-#define GRU_ISA_ROW(name)           \
-  namespace name {                  \
-  extern const KernelTable table;   \
+#define GRU_ISA_ROW(name)         \
+  namespace name {                \
+  extern const KernelTable table; \
   }
 #include "isa_list.inc"
 #undef GRU_ISA_ROW
@@ -48,13 +48,13 @@ const KernelTable& find(const std::string& name, const std::string& source) {
   for (const IsaInfo& isa : isa_list()) {
     if (name != isa.name) continue;
     if (isa.supported) return *isa.table;
-    throw Error(ErrorCode::kInvalidArgument,
-                source + " asks for the instruction set '" + name + "', but " + isa.reason +
-                    "; this machine supports: " + supported_names());
+    throw Error(ErrorCode::kInvalidArgument, source + " asks for the instruction set '" + name +
+                                                 "', but " + isa.reason +
+                                                 "; this machine supports: " + supported_names());
   }
-  throw Error(ErrorCode::kInvalidArgument,
-              source + " asks for the unknown instruction set '" + name +
-                  "'; this machine supports: " + supported_names());
+  throw Error(ErrorCode::kInvalidArgument, source + " asks for the unknown instruction set '" +
+                                               name +
+                                               "'; this machine supports: " + supported_names());
 }
 
 const char* environment() {

@@ -97,6 +97,8 @@ struct StepArgs {
   float* gate;                     // GruBeforeGates writes z here, GruBeforeUpdate reads it: [N, H]
   int64_t ldg;                     // (GruBeforeGates writes r * h to h_out)
   const CellParams* params;
+  bool backwards;                  // panels from the last to the first: the same numbers. When steps
+                                   // take turns, weights a little larger than a cache stay in it
 };
 
 struct KernelTable {

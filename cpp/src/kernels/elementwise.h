@@ -63,12 +63,18 @@ static void combine_with(const float* a, int64_t sa, const float* b, int64_t sb,
 static void combine(Binary op, const float* a, int64_t sa, const float* b, int64_t sb, float* y,
                     int64_t n) {
   switch (op) {
-    case Binary::kAdd: return combine_with<Binary::kAdd>(a, sa, b, sb, y, n);
-    case Binary::kSub: return combine_with<Binary::kSub>(a, sa, b, sb, y, n);
-    case Binary::kMul: return combine_with<Binary::kMul>(a, sa, b, sb, y, n);
-    case Binary::kDiv: return combine_with<Binary::kDiv>(a, sa, b, sb, y, n);
-    case Binary::kMin: return combine_with<Binary::kMin>(a, sa, b, sb, y, n);
-    case Binary::kMax: return combine_with<Binary::kMax>(a, sa, b, sb, y, n);
+    case Binary::kAdd:
+      return combine_with<Binary::kAdd>(a, sa, b, sb, y, n);
+    case Binary::kSub:
+      return combine_with<Binary::kSub>(a, sa, b, sb, y, n);
+    case Binary::kMul:
+      return combine_with<Binary::kMul>(a, sa, b, sb, y, n);
+    case Binary::kDiv:
+      return combine_with<Binary::kDiv>(a, sa, b, sb, y, n);
+    case Binary::kMin:
+      return combine_with<Binary::kMin>(a, sa, b, sb, y, n);
+    case Binary::kMax:
+      return combine_with<Binary::kMax>(a, sa, b, sb, y, n);
   }
 }
 

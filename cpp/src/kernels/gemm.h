@@ -91,10 +91,14 @@ GRU_INLINE void gemm_blocks(const GemmArgs& args, int64_t begin, int64_t end) {
 
 GRU_INLINE void gemm_blocks_of(int nv, const GemmArgs& args, int64_t begin, int64_t end) {
   switch (nv) {
-    case 1: return gemm_blocks<1>(args, begin, end);
-    case 2: return gemm_blocks<2>(args, begin, end);
-    case 3: return gemm_blocks<3>(args, begin, end);
-    default: return gemm_blocks<4>(args, begin, end);
+    case 1:
+      return gemm_blocks<1>(args, begin, end);
+    case 2:
+      return gemm_blocks<2>(args, begin, end);
+    case 3:
+      return gemm_blocks<3>(args, begin, end);
+    default:
+      return gemm_blocks<4>(args, begin, end);
   }
 }
 

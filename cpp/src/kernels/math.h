@@ -4,8 +4,8 @@
 // Errors are against the exact value, in units of the last place of the result, over all finite
 // floats whose result is normal; test_kernels.cpp enforces them. A result below the smallest normal
 // number may be zero, and a subnormal argument of log counts as zero. NaN gives NaN.
-// Polynomials are minimax fits made for the ranges stated, in float64, with the coefficients rounded
-// to floats one by one from the lowest power up and the rest fitted again.
+// Polynomials are minimax fits made for the ranges stated, in float64, with the coefficients
+// rounded to floats one by one from the lowest power up and the rest fitted again.
 #pragma once
 
 #include "kernels/base.h"
@@ -32,7 +32,8 @@ GRU_INLINE Vec exp_slope(Vec r) {
   return fma(p, r, splat(1.0f));
 }
 
-// Sign * x = n ln(2) + Sign * r with integral n and |r| <= ln(2) / 2, a little more at the largest x.
+// Sign * x = n ln(2) + Sign * r with integral n and |r| <= ln(2) / 2, a little more at the largest
+// x.
 template <int Sign = 1>
 GRU_INLINE Vec reduce_exp(Vec x, Vec* n) {
   *n = fma(x, splat(Sign * kLog2E), splat(kRoundMagic)) - splat(kRoundMagic);
@@ -77,13 +78,12 @@ GRU_INLINE Vec tanh(Vec x) {
 }
 #endif
 
-// 2 ulp. sigmoid(-inf) = 0, sigmoid(inf) = 1.
+// 2 ulp. Below -87.34, where the exact result is subnormal, it is zero when subnormals are flushed.
 GRU_INLINE Vec sigmoid(Vec x) {
   const Vec e = exp_small<-1>(max(splat(-88.0f), min(splat(87.0f), x)));
   // One step of Newton on 1 / (1 + e) that never rounds 1 + e: y + y ((1 - y) - e y).
   const Vec y = reciprocal_estimate(splat(1.0f) + e);
-  const Vec s = fma(y, nfma(e, y, splat(1.0f) - y), y);
-  return select(less(x, splat(-87.33654f)), splat(0.0f), s);
+  return fma(y, nfma(e, y, splat(1.0f) - y), y);
 }
 
 // e^x - 1. 2 ulp.

@@ -78,9 +78,12 @@ GRU_INLINE void run_exact(const Tile& tile, int64_t block, int64_t row, int bloc
 // All blocks in groups of P, and for each all rows in even tiles of at most R. Rows run inside, so
 // that every tile but the first reads the weights of a group from a near cache.
 template <int P, int R, class Tile>
-GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t rows) {
+GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
+                           bool backwards) {
   const int64_t tiles = (rows + R - 1) / R;
-  for (int64_t block = begin; block < end; block += P) {
+  const int64_t groups = (end - begin + P - 1) / P;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t block = begin + (backwards ? groups - 1 - g : g) * P;
     const int blocks = static_cast<int>(end - block < P ? end - block : P);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t from = rows * t / tiles;
@@ -92,13 +95,18 @@ GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t
 
 // All tiles of blocks [begin, end): NV vectors of weights and `Sums` sums a block and row.
 template <int NV, int Sums, class Tile>
-GRU_INLINE void run_tiles(const Tile& tile, int64_t begin, int64_t end, int64_t rows) {
+GRU_INLINE void run_tiles(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
+                          bool backwards = false) {
   constexpr int R = rows_of_tile(Sums);
   switch (rows) {
-    case 1: return run_groups<blocks_of_tile(1, NV, Sums), 1>(tile, begin, end, 1);
-    case 2: return run_groups<blocks_of_tile(2, NV, Sums), 2>(tile, begin, end, 2);
-    case 3: return run_groups<blocks_of_tile(3, NV, Sums), 3>(tile, begin, end, 3);
-    default: return run_groups<blocks_of_tile(R, NV, Sums), R>(tile, begin, end, rows);
+    case 1:
+      return run_groups<blocks_of_tile(1, NV, Sums), 1>(tile, begin, end, 1, backwards);
+    case 2:
+      return run_groups<blocks_of_tile(2, NV, Sums), 2>(tile, begin, end, 2, backwards);
+    case 3:
+      return run_groups<blocks_of_tile(3, NV, Sums), 3>(tile, begin, end, 3, backwards);
+    default:
+      return run_groups<blocks_of_tile(R, NV, Sums), R>(tile, begin, end, rows, backwards);
   }
 }
 

@@ -40,14 +40,14 @@ GRU_INLINE float sum_row(const float* x, int64_t n, Term term) {
 // A NaN anywhere gives NaN: the last join sees it because the lanes are joined with the row's own
 // NaN mark instead of the lane order of max_of.
 GRU_INLINE float max_row(const float* x, int64_t n) {
-  const Vec m = fold_row(x, n, 0.0f, splat(-__builtin_inff()), [](Vec v, int64_t) { return v; },
-                         max_nan);
+  const Vec m =
+      fold_row(x, n, 0.0f, splat(-__builtin_inff()), [](Vec v, int64_t) { return v; }, max_nan);
   const float marked = sum(select(is_nan(m), m, splat(0.0f)));
   return marked != marked ? marked : max_of(m);
 }
 GRU_INLINE float min_row(const float* x, int64_t n) {
-  const Vec m = fold_row(x, n, 0.0f, splat(__builtin_inff()), [](Vec v, int64_t) { return v; },
-                         min_nan);
+  const Vec m =
+      fold_row(x, n, 0.0f, splat(__builtin_inff()), [](Vec v, int64_t) { return v; }, min_nan);
   const float marked = sum(select(is_nan(m), m, splat(0.0f)));
   return marked != marked ? marked : min_of(m);
 }
@@ -55,11 +55,16 @@ GRU_INLINE float min_row(const float* x, int64_t n) {
 GRU_INLINE float reduce_row(Reduce op, const float* x, int64_t n) {
   const auto same = [](Vec v, int64_t) { return v; };
   switch (op) {
-    case Reduce::kSum: return sum_row(x, n, same);
-    case Reduce::kMean: return sum_row(x, n, same) / static_cast<float>(n);
-    case Reduce::kMax: return max_row(x, n);
-    case Reduce::kMin: return min_row(x, n);
-    case Reduce::kSumSquare: return sum_row(x, n, [](Vec v, int64_t) { return v * v; });
+    case Reduce::kSum:
+      return sum_row(x, n, same);
+    case Reduce::kMean:
+      return sum_row(x, n, same) / static_cast<float>(n);
+    case Reduce::kMax:
+      return max_row(x, n);
+    case Reduce::kMin:
+      return min_row(x, n);
+    case Reduce::kSumSquare:
+      return sum_row(x, n, [](Vec v, int64_t) { return v * v; });
   }
   return 0.0f;
 }
@@ -104,10 +109,12 @@ static void layer_norm(const float* x, int64_t rows, int64_t n, const float* sca
   const float count = static_cast<float>(n);
   for (int64_t r = 0; r < rows; ++r) {
     const Vec mean = splat(sum_row(x, n, [](Vec v, int64_t) { return v; }) / count);
-    const float variance = sum_row(x, n, [&](Vec v, int64_t) {
-                             const Vec d = v - mean;
-                             return d * d;
-                           }) / count;
+    const float variance = sum_row(x, n,
+                                   [&](Vec v, int64_t) {
+                                     const Vec d = v - mean;
+                                     return d * d;
+                                   }) /
+                           count;
     const Vec deviation = sqrt(splat(variance + eps));
     map_row(x, n, y, [&](Vec v, int64_t i, int count_here) {
       const auto part = [&](const float* p) {

@@ -93,12 +93,6 @@ struct StepTile {
     add_products<P, R, G>(sums, {args.h + row * args.ldh, args.ldh},
                           {w + args.input * (G * V), args.panel_stride}, args.recurrent,
                           [](int g) { return Cell::recurrent_chain(g); });
-#ifdef PFB
-    if (R == 1) {
-      const float* next = panel + P < args.panel_end ? w + P * args.panel_stride : args.w + args.panel_begin * args.panel_stride;
-      for (int p = 0; p < P; ++p) for (int i = 0; i < PFB; i += 16) __builtin_prefetch(next + p * args.panel_stride + i, 0, 3);
-    }
-#endif
     if (R == 1 && standard) {
       GRU_UNROLL
       for (int p = 0; p < P; ++p) {
@@ -127,8 +121,7 @@ struct StepTile {
 
   // Several rows go through a buffer on the stack: one copy of the update instead of P * R.
   template <int P, int R>
-  void finish_in_memory(const Vec (&sums)[P][R][Cell::kChains], int64_t panel,
-                        int64_t row) const {
+  void finish_in_memory(const Vec (&sums)[P][R][Cell::kChains], int64_t panel, int64_t row) const {
     constexpr int V = Vec::kWidth;
     alignas(64) float pre[P * R * Cell::kChains * V];
     GRU_UNROLL
@@ -152,7 +145,8 @@ struct StepTile {
 template <class Cell>
 static void step(const StepArgs& args) {
   const StepTile<Cell> tile = {args, args.params->standard};
-  run_tiles<Cell::kGates, Cell::kChains>(tile, args.panel_begin, args.panel_end, args.rows);
+  run_tiles<Cell::kGates, Cell::kChains>(tile, args.panel_begin, args.panel_end, args.rows,
+                                         args.backwards);
 }
 
 GRU_END_KERNELS

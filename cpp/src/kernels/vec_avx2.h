@@ -27,8 +27,7 @@ GRU_INLINE Vec splat(float x) { return {_mm256_set1_ps(x)}; }
 GRU_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 GRU_INLINE Vec load_first(const float* p, int n, float fill) {
   const __m256i m = first(n);
-  return {_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, m),
-                           _mm256_castsi256_ps(m))};
+  return {_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m))};
 }
 GRU_INLINE void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 GRU_INLINE void store_first(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first(n), a.v); }

@@ -43,15 +43,13 @@ GRU_INLINE Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 GRU_INLINE Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
 GRU_INLINE Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512i bit = _mm512_set1_epi32(INT32_MIN);
-  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(
-      bit, _mm512_castps_si512(sign.v), _mm512_castps_si512(magnitude.v), 0xCA))};
+  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign.v),
+                                                        _mm512_castps_si512(magnitude.v), 0xCA))};
 }
 
 GRU_INLINE Mask less(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 GRU_INLINE Mask is_nan(Vec a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
-GRU_INLINE Vec select(Mask m, Vec yes, Vec no) {
-  return {_mm512_mask_blend_ps(m.m, no.v, yes.v)};
-}
+GRU_INLINE Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
 
 GRU_INLINE Vec scale(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 GRU_INLINE Vec scale_small(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
