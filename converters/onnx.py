@@ -14,7 +14,7 @@ import numpy as np
 from gruengine.converters import onnx_ops_shape, onnx_recurrent  # they enter their operators
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.onnx_finish import finish_tensors, output_ports, output_values
-from gruengine.converters.onnx_fold import REFUSED, Builder, live_nodes, walk
+from gruengine.converters.onnx_fold import Builder, live_nodes, walk
 from gruengine.converters.onnx_fuse import fuse
 from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, OnnxNode, Value, read_model
 from gruengine.converters.onnx_ops import NEWEST, Call, Refused, load, lower_node
@@ -289,9 +289,7 @@ class _Conversion:
         values = [self._value(scope, name, "the list of graph outputs") for name in names]
         nodes = output_values(builder, names, values, {port.name for port in ports})
         nodes = live_nodes(nodes, set(names))
-        for node in walk(nodes):
-            if node.op == REFUSED:
-                self.reasons += builder.problems.get(node.outputs[0], [])
+        self.reasons += builder.reasons(nodes)
         self._fail()
         nodes, self.report.fused = fuse(
             nodes, builder.tensors, builder.infos, builder.fresh, set(names), self.report.warnings

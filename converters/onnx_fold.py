@@ -51,7 +51,7 @@ class Builder:
     tensors : constants by name, in the types of the source
     infos : what is known of every value
     nodes : of the graph or branch that is open
-    problems : output name of a placeholder -> why it cannot be run
+    problems : why each placeholder cannot be run; its name is the place in this list
     rounding : float64 is narrowed to float32 (a wish of the user)
     """
 
@@ -60,7 +60,7 @@ class Builder:
     tensors: dict[str, Array] = field(default_factory=dict)
     infos: dict[str, Info] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
-    problems: dict[str, list[Reason]] = field(default_factory=dict)
+    problems: list[list[Reason]] = field(default_factory=list)
     folded: int = 0
     rounded: int = 0
 
@@ -146,7 +146,7 @@ class Builder:
             return [self._keep(c, w) for c, w in zip(constants, outputs, strict=True)]
         reason = self._type_problem(node, infos, expected)
         if reason is not None:
-            return self.refuse([reason], outputs, op)
+            return self.refuse([reason], outputs, inputs)
         return self.append(node, expected)
 
     def append(self, node: Node, infos: Sequence[Info]) -> list[str]:
@@ -161,13 +161,19 @@ class Builder:
                 self.infos[name] = info
         return names
 
-    def refuse(self, reasons: list[Reason], outputs: Sequence[str], op: str = "") -> list[str]:
-        """Put a placeholder where an operator cannot be run."""
-        wishes = tuple(outputs) or (op,)
-        node = Node(REFUSED, (), wishes)
-        names = self.append(node, [UNKNOWN] * len(wishes))
-        self.problems[names[0]] = reasons
-        return names
+    def refuse(
+        self, reasons: list[Reason], outputs: Sequence[str], inputs: Sequence[str] = ()
+    ) -> list[str]:
+        """Put a placeholder where an operator cannot be run; its inputs stay needed."""
+        wishes = tuple(outputs) or ("refused",)
+        self.problems.append(reasons)
+        node = Node(REFUSED, tuple(inputs), wishes, {}, str(len(self.problems) - 1))
+        return self.append(node, [UNKNOWN] * len(wishes))
+
+    def reasons(self, nodes: Sequence[Node]) -> list[Reason]:
+        """Return why the placeholders among ``nodes`` and their branches cannot be run."""
+        found = [self.problems[int(node.name)] for node in walk(nodes) if node.op == REFUSED]
+        return [reason for reasons in found for reason in reasons]
 
     @contextmanager
     def branch(self) -> Iterator[list[Node]]:
@@ -198,7 +204,7 @@ class Builder:
             results = apply_node(node, values)
         except GruEngineError as error:
             reason = Reason(node.name or node.outputs[0], node.op, str(error))
-            return self.refuse([reason], node.outputs, node.op)
+            return self.refuse([reason], node.outputs, node.inputs)
         self._bytes -= sum(r.nbytes for r in results if not _is_view(r, values))
         self.folded += 1
         dtype = "bfloat16" if any(i.dtype == "bfloat16" for i in infos) else ""

@@ -153,7 +153,7 @@ def lower_node(call: Call) -> list[str]:
             Reason(call.title, what if what.startswith(node.op) else f"{node.op}, {what}", why)
             for what, why in refused.reasons
         ]
-        return builder.refuse(reasons, node.outputs, node.op)
+        return builder.refuse(reasons, node.outputs, call.inputs)
 
 
 def _lowered(call: Call) -> list[str]:

@@ -131,7 +131,7 @@ def _external(message: Message, what: str) -> External:
     numbers: dict[str, int] = {}
     for key in ("offset", "length"):
         text = keys.get(key, "")
-        if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+        if text and not (text.isascii() and text.isdigit() and len(text) < 20):
             raise ModelFileError(f"{what}: {key} of the external data is {text[:40]!r}, no size")
         if text:
             numbers[key] = int(text)

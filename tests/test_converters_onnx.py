@@ -13,7 +13,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import (
+    GATES,
     Array,
+    H,
+    I,
+    N,
+    T,
     all_nodes,
     compare,
     export,
@@ -22,6 +27,7 @@ from onnx_models import (
     model_bytes,
     ops,
     read,
+    recurrent_model,
     refusals,
 )
 from ort_oracle import run_model
@@ -29,8 +35,6 @@ from tolerances import FLOAT64, ORT_RECURRENT, Budget, assert_close
 from torch import nn
 
 from gruengine.reference_graph import run_graph
-
-T, N, I, H = 5, 3, 4, 6
 
 
 def leaves(value: Any) -> list[Array]:
@@ -184,7 +188,6 @@ def test_a_broken_gru_export_is_warned_of() -> None:
 
 # -- recurrent nodes, every attribute -------------------------------------------------------------
 
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 NAMES = {
     "RNN": ["Affine"],
     "GRU": ["HardSigmoid", "LeakyRelu"],
@@ -220,42 +223,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("LSTM", {"activations": ["HardSigmoid", "Softsign", "Softplus"], "activation_alpha": [0.25]}),
     ("LSTM", {"activations": ["Relu", "ThresholdedRelu", "Tanh"], "activation_alpha": [0.1]}),
 ]  # fmt: skip
-
-
-def recurrent_model(
-    op: str, attrs: dict[str, Any], parts: str, hidden: bool = True, seed: int = 0, opset: int = 14
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """Return a model of one node; ``parts`` of B, L(engths), h, c, P are given."""
-    rng, g = np.random.default_rng(seed), GATES[op]
-    d = 2 if attrs.get("direction") == "bidirectional" else 1
-
-    def random(*shape: int) -> Array:
-        return (rng.standard_normal(shape) * 0.5).astype(np.float32)
-
-    constants = {"W": random(d, g * H, I), "R": random(d, g * H, H)}
-    inputs: dict[str, Array] = {"X": random(T, N, I) * 2}
-    given = {
-        "B": (3, (d, 2 * g * H)),
-        "h": (5, (d, N, H)),
-        "c": (6, (d, N, H)),
-        "P": (7, (d, 3 * H)),
-    }
-    names = ["X", "W", "R", "", "", "", "", ""]
-    for part in parts:
-        if part == "L":
-            names[4], inputs["L"] = "L", np.array([T, 2, 0], np.int32)[:N]
-        elif op == "LSTM" or part in "Bh":
-            place, shape = given[part]
-            names[place] = part
-            (inputs if part in "hc" else constants)[part] = random(*shape)
-    outputs = ["Y", "Y_h", "Y_c"][: 3 if op == "LSTM" else 2]
-    extra = {"hidden_size": H} if hidden else {}
-    node = helper.make_node(op, names[: 8 if op == "LSTM" else 6], outputs, **attrs, **extra)
-    model = graph_model([node], {"X": ("T", "N", I)}, outputs, constants, opset)
-    for name, value in list(inputs.items())[1:]:
-        kind = TensorProto.INT32 if name == "L" else TensorProto.FLOAT
-        model.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
-    return model, inputs
 
 
 @pytest.mark.parametrize("parts", ["", "B", "BLhc", "BhcP", "LhcP"])
