@@ -50,12 +50,16 @@ def assert_close(actual: npt.ArrayLike, expected: npt.ArrayLike, budget: Budget)
 
 
 def relative_error(actual: npt.ArrayLike, expected: npt.ArrayLike) -> float:
-    """Return the largest error as a part of the largest expected value, at least 1.
+    """Return the largest error as a part of the largest expected value.
 
-    Shapes must be equal; NaN or infinity on either side gives infinity.
+    Shapes must be equal; NaN or infinity on either side gives infinity, as does an error where all
+    that is expected is zero.
     """
     a, e = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert a.shape == e.shape, f"shape {a.shape}; expected {e.shape}"
     if not (np.isfinite(a).all() and np.isfinite(e).all()):
         return float("inf")
-    return float(np.max(np.abs(a - e), initial=0.0) / max(1.0, np.max(np.abs(e), initial=0.0)))
+    error, scale = np.max(np.abs(a - e), initial=0.0), np.max(np.abs(e), initial=0.0)
+    if error == 0:
+        return 0.0
+    return float(error / scale) if scale > 0 else float("inf")
