@@ -135,7 +135,13 @@ void Planner::plan_node(const Node& node) {
   fold_.on = fold_.on && any;
   fold_.of_model = fold_arena_ != nullptr;
   NodeBuilder builder(*this, node);
-  plan(builder);
+  try {
+    plan(builder);
+  } catch (const Error& error) {
+    const std::string what = error.what();
+    if (what.rfind(label(node), 0) == 0) throw;
+    throw Error(error.code(), label(node) + ": " + what);
+  }
   for (const std::string& name : node.outputs) {
     if (name.empty()) continue;
     const auto found = scopes_.back().find(name);

@@ -204,12 +204,12 @@ void plan_mod(NodeBuilder& b) {
 }
 
 void plan_pow(NodeBuilder& b) {
-  if (plan_simple_power(b)) return;
   const DType dtype = b.in(0).dtype;
   const DType exponent = b.in(1).dtype;
   if (dtype == DType::kBool || exponent == DType::kBool) {
     b.refuse(ErrorCode::kInvalidArgument, "an input is bool; both must be numbers");
   }
+  if (plan_simple_power(b)) return;
   const Pair pair = declare_pair(b, dtype);
   with_type(dtype, [&](auto base) {
     with_type(exponent, [&](auto power) {
