@@ -75,7 +75,9 @@ class Model:
         states_in = {before for before, _ in self.signature.state}
         states_out = {after for _, after in self.signature.state}
         self._free_inputs = [p.name for p in self.signature.inputs if p.name not in states_in]
-        self._free_outputs = [p.name for p in self.signature.outputs if p.name not in states_out]
+        results = [p.name for p in self.signature.outputs]
+        # A cell has nothing but states to return.
+        self._free_outputs = [name for name in results if name not in states_out] or results
 
     @classmethod
     def from_spec(
@@ -163,7 +165,8 @@ class Model:
         -------
         ndarray, or dict of ndarray by name when there are several outputs
         """
-        return self._run(x, None, None)[0]
+        arrays = self._arrange(x)
+        return self._free(self._core.run_from(arrays, None, None, False)[0])
 
     def run(
         self,
@@ -223,14 +226,19 @@ class Model:
         block = None if state is None else _pack_state(layout, state)
         rows = None if lengths is None else _as_lengths(lengths)
         results, after = self._core.run_from(arrays, rows, block)
-        by_name = dict(zip((p.name for p in self.signature.outputs), results, strict=True))
-        outputs = {name: by_name[name] for name in self._free_outputs}
         if rows is not None:
-            for port in self.signature.outputs:
-                if port.name in outputs:
-                    self._blank_past(outputs[port.name], arrays, rows)
-        y: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return y, _unpack_state(layout, after)
+            for port, result in zip(self.signature.outputs, results, strict=True):
+                if port.name in self._free_outputs:
+                    self._blank_past(result, arrays, rows)
+        return self._free(results), _unpack_state(layout, after or b"")
+
+    def _free(self, results: list[Array]) -> Any:
+        """Return the outputs that are no states: one array, or several by name."""
+        ports = self.signature.outputs
+        named = {port.name: result for port, result in zip(ports, results, strict=True)}
+        if len(self._free_outputs) == 1:
+            return named[self._free_outputs[0]]
+        return {name: named[name] for name in self._free_outputs}
 
     def _arrange(self, x: Any) -> list[Array]:
         """One array for each graph input; placeholders stand for state inputs."""

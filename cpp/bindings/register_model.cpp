@@ -14,12 +14,25 @@ namespace {
 
 using ModelPtr = std::shared_ptr<const Model>;
 
-py::dtype numpy_dtype(DType dtype) { return py::dtype(name_of(dtype)); }
+py::dtype numpy_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return py::dtype::of<float>();
+    case DType::kInt64:
+      return py::dtype::of<int64_t>();
+    case DType::kInt32:
+      return py::dtype::of<int32_t>();
+    default:
+      return py::dtype::of<bool>();
+  }
+}
 
+// Arrays of a built-in type share one dtype object as a rule; comparing what they say is slow.
 DType dtype_of(const py::array& array) {
   const py::dtype dtype = array.dtype();
   for (const DType known : {DType::kFloat32, DType::kInt64, DType::kInt32, DType::kBool}) {
-    if (dtype.equal(numpy_dtype(known))) return known;
+    const py::dtype wanted = numpy_dtype(known);
+    if (dtype.is(wanted) || dtype.equal(wanted)) return known;
   }
   throw Error(ErrorCode::kInvalidType, "an input has dtype " + std::string(py::str(dtype)) +
                                            "; it must be float32, int64, int32 or bool");
@@ -65,9 +78,10 @@ py::list run(const Model& model, const std::vector<py::array>& inputs) {
 }
 
 // Inputs of state pairs are ignored (their shapes still size the state).
+// The state after the run is returned as bytes, or as None when it is not wanted.
 py::tuple run_from(const Model& model, const std::vector<py::array>& inputs,
                    const std::optional<std::vector<int64_t>>& lengths,
-                   const std::optional<py::bytes>& state) {
+                   const std::optional<py::bytes>& state, bool wants_state) {
   const auto views = views_of(inputs);
   std::vector<uint8_t> block;
   if (state) {
@@ -81,8 +95,9 @@ py::tuple run_from(const Model& model, const std::vector<py::array>& inputs,
     model.run_from(views, lengths ? lengths->data() : nullptr,
                    lengths ? static_cast<int64_t>(lengths->size()) : 0, block, allocate);
   }
+  const auto* after = reinterpret_cast<const char*>(block.data());
   return py::make_tuple(outputs.arrays,
-                        py::bytes(reinterpret_cast<const char*>(block.data()), block.size()));
+                        wants_state ? py::object(py::bytes(after, block.size())) : py::none());
 }
 
 py::list ports(const std::vector<Port>& ports) {
@@ -148,23 +163,26 @@ py::list state_pairs(const Model& model) {
 void register_model(py::module_& m) {
   // pybind11 keeps shared_ptr<Model>; nothing here changes a model.
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
-      .def_static("open",
-                  [](const std::string& path, int num_threads) {
-                    const py::gil_scoped_release release;
-                    return std::const_pointer_cast<Model>(Model::open(path, {num_threads}));
-                  },
-                  py::arg("path"), py::arg("num_threads"))
-      .def_static("from_memory",
-                  [](const py::bytes& data, int num_threads) {
-                    const std::string_view view = data;
-                    std::vector<uint8_t> bytes(view.begin(), view.end());
-                    const py::gil_scoped_release release;
-                    return std::const_pointer_cast<Model>(
-                        Model::from_memory(std::move(bytes), {num_threads}));
-                  },
-                  py::arg("data"), py::arg("num_threads"))
+      .def_static(
+          "open",
+          [](const std::string& path, int num_threads) {
+            const py::gil_scoped_release release;
+            return std::const_pointer_cast<Model>(Model::open(path, {num_threads}));
+          },
+          py::arg("path"), py::arg("num_threads"))
+      .def_static(
+          "from_memory",
+          [](const py::bytes& data, int num_threads) {
+            const std::string_view view = data;
+            std::vector<uint8_t> bytes(view.begin(), view.end());
+            const py::gil_scoped_release release;
+            return std::const_pointer_cast<Model>(
+                Model::from_memory(std::move(bytes), {num_threads}));
+          },
+          py::arg("data"), py::arg("num_threads"))
       .def("run", &run, py::arg("inputs"))
-      .def("run_from", &run_from, py::arg("inputs"), py::arg("lengths"), py::arg("state"))
+      .def("run_from", &run_from, py::arg("inputs"), py::arg("lengths"), py::arg("state"),
+           py::arg("wants_state") = true)
       .def("state_layout", &layout, py::arg("inputs"))
       .def_property_readonly("inputs", [](const Model& model) { return ports(model.inputs()); })
       .def_property_readonly("outputs", [](const Model& model) { return ports(model.outputs()); })
@@ -182,11 +200,10 @@ void register_model(py::module_& m) {
       .def_property_readonly("parity_oracle", &Model::parity_oracle)
       // A shared_ptr<const Model>* for gruengine._stream.
       .def("_capsule", [](std::shared_ptr<Model> model) {
-        return py::capsule(new ModelPtr(std::move(model)), "gruengine.Model",
-                           [](PyObject* capsule) {
-                             delete static_cast<ModelPtr*>(
-                                 PyCapsule_GetPointer(capsule, "gruengine.Model"));
-                           });
+        return py::capsule(
+            new ModelPtr(std::move(model)), "gruengine.Model", [](PyObject* capsule) {
+              delete static_cast<ModelPtr*>(PyCapsule_GetPointer(capsule, "gruengine.Model"));
+            });
       });
 }
 

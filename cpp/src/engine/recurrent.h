@@ -2,6 +2,7 @@
 // The recurrent node: its weights packed for the kernels, and the loops over time.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -42,17 +43,20 @@ struct RecurrentPlan {
   int64_t chunk_steps;  // steps whose input products are computed at once; 0: fused into the step
 
   Slot x, y;
-  Slot h0, c0;          // [D,N,K], [D,N,H]: initial states (state block, value or zeros)
-  Slot c;               // [D,N,H]: working cells (the state block itself when carried)
-  Slot y_h, y_c;        // outputs
+  Slot h0, c0;    // [D,N,K], [D,N,H]: initial states (state block, value or zeros)
+  Slot c;         // [D,N,H]: working cells (the state block itself when carried)
+  Slot y_h, y_c;  // outputs
   bool wants_y_h, wants_y_c;
-  Slot z;               // input products of a chunk, phase after phase
-  Slot hidden;          // [N,H]: cell outputs before the projection
-  Slot gate, reset;     // [N,H] each: GRU with the reset before the product
+  Slot z;                          // input products of a chunk, phase after phase
+  Slot hidden;                     // [N,H]: cell outputs before the projection
+  Slot gate, reset;                // [N,H] each: GRU with the reset before the product
   bool has_lengths, lengths_wide;  // int64 rather than int32
-  Slot lengths;         // [N]
-  Slot order;           // int64 [2,N]: rows by falling length, then those lengths
+  Slot lengths;                    // [N]
+  Slot order;                      // int64 [2,N]: rows by falling length, then those lengths
   Slot sorted_x, sorted_y, sorted_h, sorted_c;  // in that order: [T,N,I], [T,N,K], [N,K], [N,H]
+
+  // Sweeps over the weights so far, by whatever stream: see sweep().
+  mutable std::atomic<uint32_t> sweeps{0};
 
   void run(const Frame& frame) const;
 
@@ -65,6 +69,8 @@ struct RecurrentPlan {
   void project_inputs(const Sequence& s, int64_t first, int64_t steps, Team& team) const;
   void step(const Sequence& s, int64_t now, int64_t rows, const float* h, int64_t z_row,
             Team& team) const;
+  uint32_t first_sweep() const;
+  void sweep(StepKind kind, StepArgs& args, bool back) const;
   bool sort_rows(const Frame& frame) const;
 };
 

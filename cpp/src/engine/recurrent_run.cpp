@@ -11,6 +11,11 @@ namespace {
 // Below this many multiply-adds a step is too short to be worth sharing.
 constexpr int64_t kSharedStep = int64_t{1} << 17;
 
+// Weights that one core may keep in its L2 without further ado, in floats.
+constexpr int64_t kKept = int64_t{256} << 10;
+// Panels that a backward sweep takes at once.
+constexpr int64_t kSweptAtOnce = 4;
+
 void copy(float* to, const float* from, int64_t n) {
   if (n > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
 }
@@ -22,14 +27,15 @@ void clear(float* to, int64_t n) { std::fill(to, to + n, 0.0f); }
 // One direction over one block of rows.
 struct RecurrentPlan::Sequence {
   const CellDirection* direction;
-  const float* x;          // [T,N,I]
-  float* y;                // y_step floats from one step to the next
+  const float* x;  // [T,N,I]
+  float* y;        // y_step floats from one step to the next
   int64_t y_step;
-  const float* h0;         // [N,K]
-  float* c;                // [N,H], updated in place
+  const float* h0;  // [N,K]
+  float* c;         // [N,H], updated in place
   bool backwards;
   const int64_t* lengths;  // falling; nullptr: every row runs to T
   float *z, *hidden, *gate, *reset;
+  uint32_t sweeps;  // those before the first step
 };
 
 void RecurrentPlan::run(const Frame& frame) const {
@@ -61,7 +67,8 @@ void RecurrentPlan::run_direction(const Frame& frame, int d) const {
                           chunk_steps > 0 ? frame.at<float>(z) : nullptr,
                           projected ? frame.at<float>(hidden) : nullptr,
                           direction.phases.size() > 1 ? frame.at<float>(gate) : nullptr,
-                          direction.phases.size() > 1 ? frame.at<float>(reset) : nullptr};
+                          direction.phases.size() > 1 ? frame.at<float>(reset) : nullptr,
+                          first_sweep()};
   run_sequence(sequence, frame.threads);
   const float* last = h0_at;
   if (T > 0) last = y_at + (direction.reverse ? 0 : T - 1) * D * h_size;
@@ -81,9 +88,9 @@ bool RecurrentPlan::sort_rows(const Frame& frame) const {
   bool all_full = true;
   for (int64_t row = 0; row < N; ++row) {
     if (length(row) < 0 || length(row) > T) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "length " + std::to_string(length(row)) + " of row " + std::to_string(row) +
-                      "; it must be from 0 to " + std::to_string(T));
+      throw Error(ErrorCode::kInvalidArgument, "length " + std::to_string(length(row)) +
+                                                   " of row " + std::to_string(row) +
+                                                   "; it must be from 0 to " + std::to_string(T));
     }
     all_full = all_full && length(row) == T;
     rows[row] = row;
@@ -124,11 +131,12 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
     }
   }
   const bool two = direction.phases.size() > 1;
-  run_sequence({&direction, xs, ys, N * K, hs, cs, false, length,
-                chunk_steps > 0 ? frame.at<float>(z) : nullptr,
-                projected ? frame.at<float>(hidden) : nullptr,
-                two ? frame.at<float>(gate) : nullptr, two ? frame.at<float>(reset) : nullptr},
-               frame.threads);
+  run_sequence(
+      {&direction, xs, ys, N * K, hs, cs, false, length,
+       chunk_steps > 0 ? frame.at<float>(z) : nullptr,
+       projected ? frame.at<float>(hidden) : nullptr, two ? frame.at<float>(gate) : nullptr,
+       two ? frame.at<float>(reset) : nullptr, first_sweep()},
+      frame.threads);
   auto* y_at = frame.at<float>(y) + d * N * K;
   for (int64_t i = 0; i < N; ++i) {
     const int64_t row = rows[i];
@@ -152,6 +160,13 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
     if (carried) copy(h_at + row * K, last, K);
     if (carried && lstm) copy(c_at + row * H, cs + i * H, H);
   }
+}
+
+// Claims the sweeps of one run.
+uint32_t RecurrentPlan::first_sweep() const {
+  const int64_t floats = panels * directions[0].phases[0].w.block_stride;
+  if (floats <= kKept) return 0;
+  return sweeps.fetch_add(static_cast<uint32_t>(T), std::memory_order_relaxed);
 }
 
 void RecurrentPlan::run_sequence(const Sequence& sequence, int threads) const {
@@ -211,6 +226,19 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
   }
 }
 
+// The kernel over the panels of `args`. Weights that outgrow the cache are swept to and fro, so
+// that each sweep starts with the panels that the last one left there.
+void RecurrentPlan::sweep(StepKind kind, StepArgs& args, bool back) const {
+  const auto kernel = kernels->step[static_cast<int>(kind)];
+  const int64_t begin = args.panel_begin, end = args.panel_end;
+  if (!back || (end - begin) * args.panel_stride <= kKept) return kernel(args);
+  for (int64_t last = end; last > begin; last = args.panel_begin) {
+    args.panel_end = last;
+    args.panel_begin = std::max(begin, last - kSweptAtOnce);
+    kernel(args);
+  }
+}
+
 void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const float* h,
                          int64_t z_row, Team& team) const {
   const bool fused = chunk_steps == 0;
@@ -248,7 +276,7 @@ void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const flo
       args.h = s.reset;
       args.c = h;
     }
-    kernels->step[static_cast<int>(phase.kind)](args);
+    sweep(phase.kind, args, (s.sweeps + static_cast<uint32_t>(now)) % 2 != 0);
     z_at += chunk_steps * N * columns;
   }
   if (!projected) return;
