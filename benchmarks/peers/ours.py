@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""Streams and models of gruengine: a stream for steps, a call of the model for sequences."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Case, Cell, File
+from benchmarks.peers import Array, Runner, inputs, names, source
+
+
+def missing() -> str:
+    return ""
+
+
+def version() -> str:
+    import gruengine
+
+    return gruengine.__version__
+
+
+def prepare(case: Case) -> Runner:
+    """Return streams with ``out=``, or the call of the model that allocates its result."""
+    made = [_part(case, part, x) for part, x in zip(case.parts, inputs(case), strict=True)]
+    outputs = lambda: [output() for _, output in made]  # noqa: E731
+    if len(made) == 1:
+        return Runner(made[0][0], outputs)
+    first, second = (call for call, _ in made)
+
+    def both() -> None:
+        first()
+        second()
+
+    return Runner(both, outputs)
+
+
+def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Any]:
+    import gruengine
+
+    bind = dict(part.bind) if isinstance(part, File) else {}
+    model = gruengine.load(source(part), **({"bind": bind} if bind else {}))
+    output = names(part)[1]
+    if not case.carried:
+        holder: list[Any] = [None]
+
+        def call() -> None:
+            holder[0] = model(x)
+
+        return call, lambda: holder[0][output] if isinstance(holder[0], dict) else holder[0]
+    stream = model.stream(case.N if isinstance(part, Cell) else 1)
+    frame = x[0] if isinstance(part, Cell) or part.path.endswith("sequence.onnx") else x
+    y = np.empty_like(stream.step(frame))
+    stream.reset()
+    return partial(stream.step, frame, y), lambda: y

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Two calls timed in turns, so that both see the same machine."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from statistics import median, quantiles
+from time import perf_counter, thread_time
+
+Call = Callable[[], object]
+
+# A round is void if the thread was off the CPU for more than this part of it.
+_AWAY = 0.03
+
+
+@dataclass(frozen=True)
+class Race:
+    """Medians over rounds, in seconds a call; the ratio is peer / ours, round by round.
+
+    low, high : quartiles of the ratio
+    void : rounds thrown away because another process had the core meanwhile
+    """
+
+    ours: float
+    peer: float
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    void: int
+
+
+@contextmanager
+def quiet(core: int | None) -> Iterator[None]:
+    """Pin this thread to one core, where the system can, and keep the collector away."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if before is not None and core is not None:
+        os.sched_setaffinity(0, {core})
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+        if before is not None:
+            os.sched_setaffinity(0, before)
+
+
+def race(ours: Call, peer: Call, *, rounds: int, seconds: float) -> Race:
+    """Time ``ours, peer, ours, peer, ...``; each turn lasts about ``seconds``.
+
+    Every engine runs on the calling thread alone. A pair in which another process took the core is
+    repeated, but three times as many turns as asked are the most.
+    """
+    counts = [_count(call, seconds) for call in (ours, peer)]
+    pairs: list[tuple[float, float]] = []
+    spare: list[tuple[float, float]] = []
+    for _ in range(4 * rounds):
+        first, clean_first = _turn(ours, counts[0])
+        second, clean_second = _turn(peer, counts[1])
+        (pairs if clean_first and clean_second else spare).append((first, second))
+        if len(pairs) == rounds:
+            break
+    kept = pairs if len(pairs) >= max(3, rounds // 4) else pairs + spare
+    ratios = [second / first for first, second in kept]
+    low, _, high = quantiles(ratios, n=4)
+    return Race(
+        median(first for first, _ in kept),
+        median(second for _, second in kept),
+        median(ratios),
+        low,
+        high,
+        len(kept),
+        len(pairs) + len(spare) - len(kept),
+    )
+
+
+def _turn(call: Call, count: int) -> tuple[float, bool]:
+    """Return seconds of this thread a call, and whether it kept its core meanwhile.
+
+    Time that another process had the core does not count; what it did to the caches does.
+    """
+    call()  # the other's turn has left the caches in its own state
+    start, on_cpu = perf_counter(), thread_time()
+    for _ in repeat(None, count):
+        call()
+    spent = thread_time() - on_cpu
+    wall = perf_counter() - start
+    return spent / count, wall - spent < _AWAY * wall
+
+
+def _count(call: Call, seconds: float) -> int:
+    """Warm up for a turn and return how many calls one takes."""
+    count, spent = 1, 0.0
+    while spent < seconds:
+        start = perf_counter()
+        for _ in repeat(None, count):
+            call()
+        spent = perf_counter() - start
+        if spent < seconds:
+            count = max(count + 1, min(10 * count, int(count * seconds / max(spent, 1e-9))))
+    return count
