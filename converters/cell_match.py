@@ -169,6 +169,9 @@ def _candidate(value: str, h: str, z: Gate, forms: Forms) -> Candidate | None:
     if len(inputs) != 1 or len(products) != 1:
         return None
     biases = [leaf for leaf in rest if leaf in forms.tensors]
+    width = forms.affine[inputs[0]].width
+    if any(forms.tensors[leaf].shape not in ((width,), (1, width)) for leaf in biases):
+        return None
     for r_name, b_name in orders(forms.makers.get(products[0]), "Mul"):
         r, b = forms.gates.get(r_name), forms.affine.get(b_name)
         if r is not None and b is not None and b.sources == {h} and r.activation == z.activation:

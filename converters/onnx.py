@@ -13,7 +13,12 @@ import numpy as np
 
 from gruengine.converters import onnx_ops_shape, onnx_recurrent  # they enter their operators
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
-from gruengine.converters.onnx_finish import finish_tensors, output_ports, output_values
+from gruengine.converters.onnx_finish import (
+    conditions_on_data,
+    finish_tensors,
+    output_ports,
+    output_values,
+)
 from gruengine.converters.onnx_fold import Builder, live_nodes, walk
 from gruengine.converters.onnx_fuse import fuse
 from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, OnnxNode, Value, read_model
@@ -100,6 +105,9 @@ class _Conversion:
     def run(self) -> tuple[ModelSpec, ConversionReport]:
         """Convert; raises ConversionError with all reasons."""
         graph = self.model.graph
+        for key in sorted(set(self.options.hints) - {"allow_rounding"}):
+            what = f"hint {key}={self.options.hints[key]!r:.40}"
+            self.reasons.append(Reason("", what, "ONNX models take allow_rounding only"))
         self._check_version()
         self.builder.reserve([value.name for value in graph.outputs])
         scope = Scope()
@@ -206,8 +214,10 @@ class _Conversion:
                 return place.values[name]
             tensor = place.pending.get(name)
             if tensor is not None:
-                place.values[name] = self._constant(tensor)
-                return place.values[name]
+                made = self._constant(tensor)
+                if self.builder.array(made) is not None:  # else it belongs to an open branch
+                    place.values[name] = made
+                return made
             place = place.parent
         raise ModelFileError(f"{user} needs {name!r}, which nothing before it makes")
 
@@ -290,6 +300,7 @@ class _Conversion:
         nodes = output_values(builder, names, values, {port.name for port in ports})
         nodes = live_nodes(nodes, set(names))
         self.reasons += builder.reasons(nodes)
+        self.reasons += conditions_on_data(nodes, {port.name for port in ports})
         self._fail()
         nodes, self.report.fused = fuse(
             nodes, builder.tensors, builder.infos, builder.fresh, set(names), self.report.warnings

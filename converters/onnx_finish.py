@@ -33,6 +33,32 @@ def output_values(
     return rename([*builder.nodes, *extra], renamed)
 
 
+def conditions_on_data(nodes: Sequence[Node], inputs: set[str]) -> list[Reason]:
+    """Return why branches cannot be chosen from shapes alone, naming the inputs to bind."""
+    reasons: list[Reason] = []
+    _follow(nodes, {name: frozenset([name]) for name in inputs}, reasons)
+    return reasons
+
+
+def _follow(nodes: Sequence[Node], roots: dict[str, frozenset[str]], reasons: list[Reason]) -> None:
+    """Add to ``roots`` the inputs whose values, not sizes, each value depends on."""
+    none: frozenset[str] = frozenset()
+    for node in nodes:
+        found = none.union(*(roots.get(name, none) for name in node.inputs))
+        branches = [value for value in node.attrs.values() if isinstance(value, Graph)]
+        if branches and found:
+            what = f"If on the values of {', '.join(sorted(found))}"
+            why = "its condition must be constant, or follow from shapes: bind these inputs"
+            reasons.append(Reason(node.name or node.outputs[0], what, why))
+        elif node.op in ("Shape", "Size"):
+            found = none
+        for branch in branches:
+            _follow(branch.nodes, roots, reasons)
+            found = found.union(*(roots.get(port.name, none) for port in branch.outputs))
+        # A few names are enough for a message, and keep long graphs linear.
+        roots.update(dict.fromkeys(node.outputs, frozenset(sorted(found)[:4])))
+
+
 def output_ports(builder: Builder, declared: Sequence[Value]) -> list[Port]:
     """Return the graph outputs: what is known of them, else what the source declares."""
     ports = []

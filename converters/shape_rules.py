@@ -17,6 +17,7 @@ from gruengine.converters.shapes import (
     axis_of,
     broadcast,
     count,
+    given,
     rule,
     unknown_sizes,
 )
@@ -173,8 +174,8 @@ def _flatten(node: Node, x: Sequence[Info]) -> Info:
 
 @rule("Squeeze")
 def _squeeze(node: Node, x: Sequence[Info]) -> Info:
-    shape, axes = x[0].shape, x[1].integers() if len(x) > 1 else None
-    if shape is None or (axes is None and not all(isinstance(s, int) for s in shape)):
+    shape, axes = x[0].shape, x[1].integers() if given(node, 1) else None
+    if shape is None or (axes is None and (given(node, 1) or count(shape) is None)):
         return Info(x[0].dtype)
     if axes is None:
         axes = [i for i, s in enumerate(shape) if s == 1]
@@ -230,7 +231,10 @@ def _tile(node: Node, x: Sequence[Info]) -> Info:
 @rule("ConstantOfShape")
 def _constant_of_shape(node: Node, x: Sequence[Info]) -> Info:
     value = node.attrs.get("value", 0.0)
-    return Info("int64" if isinstance(value, int) else "float32", x[0].value)
+    shape = x[0].value
+    if shape is None and x[0].shape:
+        shape = unknown_sizes(x[0].shape[0])
+    return Info("int64" if isinstance(value, int) else "float32", shape)
 
 
 @rule("Range")
@@ -264,11 +268,10 @@ def _concat(node: Node, x: Sequence[Info]) -> Info:
         else:
             shape.append(sum(fixed) if len(fixed) == len(sizes) else None)
     value: tuple[Size, ...] | None = ()
-    for info in x:
+    for info in x[: MAX_VALUE + 1]:
         value = None if value is None or info.value is None else value + info.value
-    return Info(
-        x[0].dtype, tuple(shape), value if rank == 1 and len(value or ()) <= MAX_VALUE else None
-    )
+    short = rank == 1 and len(x) <= MAX_VALUE >= len(value or ())
+    return Info(x[0].dtype, tuple(shape), value if short else None)
 
 
 @rule("Split")
@@ -279,10 +282,10 @@ def _split(node: Node, x: Sequence[Info]) -> list[Info]:
     axis = axis_of(attr(node, "axis", 0), len(x[0].shape))
     total = x[0].shape[axis]
     sizes: list[Size] = [None] * parts
-    given = x[1].integers() if len(x) > 1 else None
-    if given is not None and len(given) == parts:
-        sizes = list(given)
-    elif len(x) < 2 and isinstance(total, int):
+    told = x[1].integers() if given(node, 1) else None
+    if told is not None and len(told) == parts:
+        sizes = list(told)
+    elif not given(node, 1) and isinstance(total, int):
         each = -(-total // parts)
         sizes = [max(0, min(each, total - i * each)) for i in range(parts)]
     return [Info(x[0].dtype, (*x[0].shape[:axis], s, *x[0].shape[axis + 1 :])) for s in sizes]
@@ -292,35 +295,38 @@ def _split(node: Node, x: Sequence[Info]) -> list[Info]:
 def _slice(node: Node, x: Sequence[Info]) -> Info:
     if x[0].shape is None:
         return Info(x[0].dtype)
+    rank, value = len(x[0].shape), None
     starts, ends = x[1].integers(), x[2].integers()
-    axes = x[3].integers() if len(x) > 3 and x[3].dtype else None
-    steps = x[4].integers() if len(x) > 4 and x[4].dtype else None
-    if axes is None:
-        axes = list(range(len(starts or x[0].shape)))
-    shape, value = list(x[0].shape), None
-    if starts is None or ends is None or (len(x) > 4 and x[4].dtype and steps is None):
-        for a in axes:
-            shape[axis_of(a, len(shape))] = None
-        return Info(x[0].dtype, tuple(shape))
-    for i, a in enumerate(axes):
-        axis, step = axis_of(a, len(shape)), steps[i] if steps else 1
-        part = _part(shape[axis], starts[i], ends[i], step)
-        if len(shape) == 1 and x[0].value is not None and part is not None:
+    axes = x[3].integers() if given(node, 3) else list(range(len(starts or ())))
+    steps = x[4].integers() if given(node, 4) else [1] * len(starts or ())
+    if starts is None or ends is None or axes is None or steps is None:
+        return Info(x[0].dtype, unknown_sizes(rank))
+    shape = list(x[0].shape)
+    for a, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        axis = axis_of(a, rank)
+        part = _part(shape[axis], start, end, step)
+        if rank == 1 and x[0].value is not None and part is not None:
             value = x[0].value[part]
-        shape[axis] = _length(shape[axis], starts[i], ends[i], part)
+        shape[axis] = _length(shape[axis], start, end, step, part)
     return Info(x[0].dtype, tuple(shape), value)
 
 
 def _part(size: Size, start: int, end: int, step: int) -> slice | None:
-    if not isinstance(size, int) or step <= 0:
+    if not isinstance(size, int) or step == 0:
         return None
-    return slice(*slice(max(start, -size), max(end, -size), step).indices(size))
+    start, end = (v + size if v < 0 else v for v in (start, end))
+    if step > 0:
+        return slice(min(max(start, 0), size), min(max(end, 0), size), step)
+    start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
+    return slice(start, None if end < 0 else end, step) if size else slice(0, 0)
 
 
-def _length(size: Size, start: int, end: int, part: slice | None) -> Size:
+def _length(size: Size, start: int, end: int, step: int, part: slice | None) -> Size:
     if part is not None and isinstance(size, int):
         return len(range(*part.indices(size)))
-    return size if start == 0 and end >= 1 << 31 else None
+    # What takes all of a size that is not known: exporters write a huge end.
+    whole = start == 0 and end >= 1 << 31 and step == 1 and not isinstance(size, int)
+    return size if whole else None
 
 
 @rule("Gather")
@@ -340,8 +346,7 @@ def _pad(node: Node, x: Sequence[Info]) -> Info:
     shape, pads = x[0].shape, x[1].integers()
     if shape is None:
         return Info(x[0].dtype)
-    has_axes = len(x) > 3 and bool(x[3].dtype)
-    axes = x[3].integers() if has_axes else list(range(len(shape)))
+    axes = x[3].integers() if given(node, 3) else list(range(len(shape)))
     if pads is None or axes is None or len(pads) != 2 * len(axes):
         return Info(x[0].dtype, (None,) * len(shape))
     result = list(shape)

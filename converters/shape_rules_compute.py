@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gruengine.converters.shapes import Info, Shape, Size, attr, axis_of, broadcast, rule
+from gruengine.converters.shapes import Info, Shape, Size, attr, axis_of, broadcast, given, rule
 from gruengine.spec import Node
 
 # -- products and reductions ----------------------------------------------------------------------
@@ -85,8 +85,7 @@ def _global_pool(node: Node, x: Sequence[Info]) -> Info:
 def _reduce(node: Node, x: Sequence[Info]) -> Info:
     if x[0].shape is None:
         return Info(x[0].dtype)
-    given = len(x) > 1 and bool(x[1].dtype)
-    axes = x[1].integers() if given else []
+    axes = x[1].integers() if given(node, 1) else []
     keep, rank = attr(node, "keepdims", 1), len(x[0].shape)
     if axes is None:
         return Info(x[0].dtype, (None,) * rank if keep else None)

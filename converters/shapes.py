@@ -133,6 +133,11 @@ def unknown_sizes(rank: Size) -> Shape:
     return (None,) * rank if isinstance(rank, int) and 0 <= rank <= MAX_RANK else None
 
 
+def given(node: Node, index: int) -> bool:
+    """Whether an optional input is there, known or not."""
+    return index < len(node.inputs) and node.inputs[index] != ""
+
+
 def attr(node: Node, name: str, default: int) -> int:
     """Return an integer attribute."""
     value = node.attrs.get(name, default)

@@ -276,6 +276,14 @@ def test_an_operator_that_is_not_run_may_hide_in_a_dead_branch() -> None:
     assert any("Einsum" in reason for reason in refusals(model))
 
 
+def test_branches_on_data_are_refused() -> None:
+    model = conditional("flag")
+    model.graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    assert "values of flag" in refusals(model)[0]
+    spec, _ = read(model, {"flag": True})
+    assert ops(spec) == ["ReduceSum", "Squeeze"]
+
+
 def test_names_of_branches_may_repeat() -> None:
     model = conditional("is_one")
     again = next(n for n in model.graph.node if n.op_type == "If")
