@@ -53,8 +53,8 @@ def demo() -> int:
     import gruengine
 
     info = gruengine.info()
-    print(f"gruengine {info.get('version', '')} on {info.get('isa', 'this CPU')}: an LSTM predicts")
-    print("a noisy signal one sample ahead\n")
+    print(f"gruengine {info['version']}, {info['isa']}")
+    print("an LSTM of 32 units predicts a noisy signal one sample ahead\n")
     with tempfile.TemporaryDirectory() as folder:
         models = [
             _convert("demo.onnx", folder),

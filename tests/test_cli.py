@@ -10,7 +10,9 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+import safetensors.numpy
 import torch
 
 import gruengine as gr
@@ -178,6 +180,37 @@ def test_inspect_shows_what_a_refused_checkpoint_holds(capsys):
     assert code == 0
     assert "lstm.weight_hh_l0  float  [128, 32]" in out
     assert "batch_first" in out
+
+
+def test_inspect_shows_what_a_refused_onnx_model_holds(capsys, tmp_path):
+    helper = onnx.helper
+    x, y = (helper.make_tensor_value_info(name, 1, ["N", 3]) for name in "xy")
+    weights = onnx.numpy_helper.from_array(np.zeros((3, 3), np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]),
+             helper.make_node("Mystery", ["h"], ["y"], domain="acme")]  # fmt: skip
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], [weights]), producer_name="acme tools",
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)],
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx")
+    code, out, _ = call(capsys, "inspect", tmp_path / "m.onnx")
+    assert code == 0
+    for text in ("acme tools", "1 MatMul, 1 acme::Mystery", "w       float32  [3, 3]", "[N, 3]"):
+        assert text in out
+    assert "refused" in out
+
+
+def test_inspect_shows_weights_of_any_kind(capsys, tmp_path):
+    values = {"a.weight": np.zeros((2, 3), np.float32), "count": np.zeros((), np.int64)}
+    safetensors.numpy.save_file(values, tmp_path / "w.safetensors")
+    torch.save({"model": {k: torch.from_numpy(v) for k, v in values.items()}, "epoch": 3},
+               tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)  # fmt: skip
+    for name in ("w.safetensors", "legacy.pt"):
+        code, out, _ = call(capsys, "inspect", tmp_path / name)
+        assert code == 0
+        assert "a.weight" in out
+        assert "[2, 3]" in out
+        assert "refused" in out
 
 
 def test_inspect_needs_no_framework(tmp_path):
