@@ -77,6 +77,7 @@ def model_of(
     tensors: Mapping[str, Array] | None = None,
     rank: int | None = None,
     dtype: str = "float32",
+    num_threads: int = 1,
 ) -> gr.Model:
     """Return a model with float32 inputs of named sizes and one output of ``rank`` axes.
 
@@ -88,7 +89,8 @@ def model_of(
         ports.append(Port(parts[0], parts[1] if len(parts) > 1 else "float32", tuple(shape)))
     size = len(ports[0].shape) if rank is None else rank
     out = Port(output, dtype, tuple(f"size {i}" for i in range(size)))
-    return gr.Model.from_spec(ModelSpec(Graph(ports, [out], list(nodes)), dict(tensors or {})))
+    spec = ModelSpec(Graph(ports, [out], list(nodes)), dict(tensors or {}))
+    return gr.Model.from_spec(spec, num_threads=num_threads)
 
 
 def node(op: str, inputs: str, output: str = "y", name: str = "", **attrs: Attr) -> Node:

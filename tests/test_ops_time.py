@@ -229,6 +229,30 @@ def test_a_product_does_not_depend_on_its_other_rows(
     np.testing.assert_array_equal(columns, whole[:, 5 : 5 + rows])
 
 
+@pytest.mark.parametrize(
+    ("product", "shape"),
+    [
+        (node("MatMul", "x w"), (301, 257)),
+        (node("Gemm", "x w b", transB=1), (301, 130)),
+        (node("Conv", "x c"), (3, 130, 67)),
+        (node("Conv", "x c"), (200, 130, 1)),
+    ],
+    ids=lambda value: str(getattr(value, "op", value)),
+)
+def test_threads_change_nothing(
+    product: Node, shape: tuple[int, ...], isa: str, rng: np.random.Generator
+) -> None:
+    tensors = {"w": f32(257, 130), "b": f32(257), "c": f32(257, 130, 1)}
+    x = rng.standard_normal(shape).astype(np.float32)
+    symbols = tuple(f"d{i}" for i in range(len(shape)))
+    one, two, three = (
+        model_of({"x": symbols}, [product], tensors=tensors, num_threads=n) for n in (1, 2, 3)
+    )
+    alone = one.run_graph({"x": x})["y"]
+    np.testing.assert_array_equal(two.run_graph({"x": x})["y"], alone)
+    np.testing.assert_array_equal(three.run_graph({"x": x})["y"], alone)
+
+
 LAST = {
     "Gather": chain(node("Gather", "x minus", axis=1), rank=2),
     "Slice": chain(node("Slice", "x last far second")),

@@ -49,9 +49,10 @@ struct ColumnsConv {
       std::fill_n(line + used, columns - used, 0.0f);
     }
     const int64_t m = shape.group_out();
-    gemm(product_of(m, weights + group * m * panels.k, panels.k, panels.at(packed),
-                    init == nullptr ? nullptr : init + group * m * block(), block(), to + first,
-                    shape.positions()));
+    multiply(f, gemm,
+             product_of(m, weights + group * m * panels.k, panels.k, panels.at(packed),
+                        init == nullptr ? nullptr : init + group * m * block(), block(), to + first,
+                        shape.positions()));
   }
 
   void operator()(const Frame& f) const {

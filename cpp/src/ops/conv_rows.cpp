@@ -40,10 +40,11 @@ struct RowsConv {
   }
 
   // c[m, outputs] of rows whose group 0 starts at a.
-  void product(int64_t g, int64_t m, const float* a, int64_t lda, float* c) const {
+  void product(const Frame& f, int64_t g, int64_t m, const float* a, int64_t lda, float* c) const {
     const auto group = static_cast<size_t>(g);
-    gemm(product_of(m, a, lda, weights[group], bias.empty() ? nullptr : bias[group], 0,
-                    c + g * shape.group_out(), shape.outputs));
+    multiply(f, gemm,
+             product_of(m, a, lda, weights[group], bias.empty() ? nullptr : bias[group], 0,
+                        c + g * shape.group_out(), shape.outputs));
   }
 
   void store(const float* rows, int64_t n, int64_t first, int64_t m, float* to) const {
@@ -53,7 +54,7 @@ struct RowsConv {
 
   void run_input(const Frame& f) const {
     for (int64_t g = 0; g < shape.groups; ++g) {
-      product(g, shape.images, f.at<float>(x) + g * shape.group_in(), shape.channels,
+      product(f, g, shape.images, f.at<float>(x) + g * shape.group_in(), shape.channels,
               f.at<float>(y));
     }
   }
@@ -66,7 +67,7 @@ struct RowsConv {
       for (int64_t p = 0; p < positions; p += kRows) {
         const int64_t m = std::min(kRows, positions - p);
         for (int64_t g = 0; g < shape.groups; ++g) {
-          product(g, m, from + p * row_step() + g * shape.group_in(), row_step(), rows);
+          product(f, g, m, from + p * row_step() + g * shape.group_in(), row_step(), rows);
         }
         store(rows, n, p, m, f.at<float>(y));
       }
@@ -90,7 +91,7 @@ struct RowsConv {
           gather.run(from + i * image_floats() + g * shape.group_in(),
                      left + i * positions * shape.depth());
         }
-        product(g, n * positions, left, shape.depth(), c);
+        product(f, g, n * positions, left, shape.depth(), c);
       }
       for (int64_t i = 0; !in_place && i < n; ++i) {
         store(c + i * positions * shape.outputs, first + i, 0, positions, f.at<float>(y));

@@ -28,17 +28,37 @@ void plan_logic(NodeBuilder& b, F f) {
       [f](uint8_t x, uint8_t y) { return static_cast<uint8_t>(f(x != 0, y != 0)); });
 }
 
+// Both sides are read before one is chosen, so there is nothing to branch on.
+template <class T>
+void choose(const uint8_t* c, int64_t sc, const T* x, int64_t sx, const T* z, int64_t sz, T* y,
+            int64_t n) {
+  if (sc == 0) {
+    const T* from = *c != 0 ? x : z;
+    const int64_t step = *c != 0 ? sx : sz;
+    for (int64_t i = 0; i < n; ++i) y[i] = from[i * step];
+    return;
+  }
+  with_stride(sx, [&](auto step) {
+    with_stride(sz, [&](auto other) {
+      for (int64_t i = 0; i < n; ++i) {
+        const T yes = x[i * step];
+        const T no = z[i * other];
+        y[i] = c[i] != 0 ? yes : no;
+      }
+    });
+  });
+}
+
 template <class T>
 void emit_choice(NodeBuilder& b, const std::array<Slot, 4>& slots, const Loops<4>& loops) {
   b.emit([slots, loops](const Frame& f) {
-    const auto [sc, sx, sz, sy] = loops.inner_stride();
+    const auto& stride = loops.inner_stride();
     const int64_t n = loops.inner();
     loops.run([&](const Loops<4>::Offsets& at) {
       const uint8_t* c = f.at<uint8_t>(slots[0]) + at[0];
       const T* x = f.at<T>(slots[1]) + at[1];
       const T* z = f.at<T>(slots[2]) + at[2];
-      T* y = f.at<T>(slots[3]) + at[3];
-      for (int64_t i = 0; i < n; ++i) y[i] = c[i * sc] != 0 ? x[i * sx] : z[i * sz];
+      choose(c, stride[0], x, stride[1], z, stride[2], f.at<T>(slots[3]) + at[3], n);
     });
   });
 }

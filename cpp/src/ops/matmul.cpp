@@ -71,7 +71,7 @@ Batch batch_of(const NodeBuilder& b, const Dims& out, const Matrices& x, const M
 
 void emit_constant(NodeBuilder& b, int64_t rows, const PackedMatrix& w, Slot y) {
   b.emit([rows, w, y, x = b.in(0).slot, gemm = b.kernels().gemm](const Frame& f) {
-    gemm(product_of(rows, f.at<float>(x), w.k, w, nullptr, 0, f.at<float>(y), w.n));
+    multiply(f, gemm, product_of(rows, f.at<float>(x), w.k, w, nullptr, 0, f.at<float>(y), w.n));
   });
 }
 
@@ -85,8 +85,9 @@ void emit_constants(NodeBuilder& b, const Batch& batch, const Matrices& x, const
           gemm = b.kernels().gemm](const Frame& f) {
     for (size_t i = 0; i < packed.size(); ++i) {
       const PackedMatrix& matrix = packed[i];
-      gemm(product_of(rows, f.at<float>(from) + starts[i], matrix.k, matrix, nullptr, 0,
-                      f.at<float>(y) + static_cast<int64_t>(i) * rows * matrix.n, matrix.n));
+      multiply(f, gemm,
+               product_of(rows, f.at<float>(from) + starts[i], matrix.k, matrix, nullptr, 0,
+                          f.at<float>(y) + static_cast<int64_t>(i) * rows * matrix.n, matrix.n));
     }
   });
 }
@@ -102,8 +103,9 @@ void emit_packing(NodeBuilder& b, const Batch& batch, int64_t rows, const Matric
         panels.pack(f.at<float>(right) + batch.b[i], panels.n, 1, packed);
         last = batch.b[i];
       }
-      gemm(product_of(rows, f.at<float>(x) + batch.a[i], panels.k, panels.at(packed), nullptr, 0,
-                      f.at<float>(y) + static_cast<int64_t>(i) * rows * panels.n, panels.n));
+      multiply(f, gemm,
+               product_of(rows, f.at<float>(x) + batch.a[i], panels.k, panels.at(packed), nullptr,
+                          0, f.at<float>(y) + static_cast<int64_t>(i) * rows * panels.n, panels.n));
     }
   });
 }
@@ -270,15 +272,16 @@ void plan_gemm(NodeBuilder& b) {
   const auto gemm = b.kernels().gemm;
   if (g.alpha == 1.0f) {
     b.emit([=](const Frame& f) {
-      gemm(product_of(g.m, f.at<float>(a), g.k, right.at(f), addend.at(f), addend.stride,
-                      f.at<float>(y), g.n));
+      multiply(f, gemm,
+               product_of(g.m, f.at<float>(a), g.k, right.at(f), addend.at(f), addend.stride,
+                          f.at<float>(y), g.n));
     });
     return;
   }
   const FunctionSpec scale{Function::kAffine, g.alpha, 0};
   b.emit([=, map = b.kernels().map, combine = b.kernels().combine](const Frame& f) {
     auto* c = f.at<float>(y);
-    gemm(product_of(g.m, f.at<float>(a), g.k, right.at(f), nullptr, 0, c, g.n));
+    multiply(f, gemm, product_of(g.m, f.at<float>(a), g.k, right.at(f), nullptr, 0, c, g.n));
     map(scale, c, c, g.m * g.n);
     for (int64_t i = 0; addend.any && i < g.m; ++i) {
       combine(Binary::kAdd, c + i * g.n, 1, addend.at(f) + i * addend.stride, 1, c + i * g.n, g.n);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 
 #include "ops/loops.h"
 
@@ -27,6 +28,13 @@ void with_type(DType dtype, const F& f) {
     case DType::kBool:
       return f(uint8_t{});
   }
+}
+
+// Calls f with the stride of an inner loop, 0 or 1, as a constant: its body can then be vectorised.
+template <class F>
+void with_stride(int64_t stride, const F& f) {
+  if (stride == 0) return f(std::integral_constant<int64_t, 0>{});
+  f(std::integral_constant<int64_t, 1>{});
 }
 
 inline void same_types(const NodeBuilder& b, size_t i, size_t j) {
@@ -58,13 +66,18 @@ inline Pair declare_pair(NodeBuilder& b, DType result) {
 template <class A, class B, class Y, class F>
 void emit_pairs(NodeBuilder& b, const Pair& pair, F f) {
   b.emit([pair, f](const Frame& frame) {
-    const auto [sa, sb, sy] = pair.loops.inner_stride();
+    const int64_t sa = pair.loops.inner_stride()[0];
+    const int64_t sb = pair.loops.inner_stride()[1];
     const int64_t n = pair.loops.inner();
     pair.loops.run([&](const Loops<3>::Offsets& at) {
       const A* x = frame.at<A>(pair.a) + at[0];
       const B* z = frame.at<B>(pair.b) + at[1];
       Y* y = frame.at<Y>(pair.y) + at[2];
-      for (int64_t i = 0; i < n; ++i) y[i] = f(x[i * sa], z[i * sb]);
+      with_stride(sa, [&](auto step) {
+        with_stride(sb, [&](auto other) {
+          for (int64_t i = 0; i < n; ++i) y[i] = f(x[i * step], z[i * other]);
+        });
+      });
     });
   });
 }

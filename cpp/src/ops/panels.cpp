@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "ops/panels.h"
 
-#include <cstring>
+#include "engine/parallel.h"
 
 namespace gruengine {
 namespace {
+
+// Products of fewer multiplications are done before another thread is awake.
+constexpr int64_t kWorthThreads = int64_t{1} << 21;
 
 // One block of `columns` places of which `used` hold elements.
 void pack_block(const float* from, int64_t row_stride, int64_t column_stride, int64_t rows,
@@ -40,6 +43,21 @@ void Panels::pack(const float* from, int64_t row_stride, int64_t column_stride, 
                whole_vectors(used, width), to);
     to += block_stride();
   }
+}
+
+void multiply(const Frame& f, void (*gemm)(const GemmArgs&), const GemmArgs& product) {
+  if (f.threads <= 1 || product.m < 2 || product.m * product.n * product.k < kWorthThreads) {
+    return gemm(product);
+  }
+  run_team(f.threads, [&](Team& team) {
+    const int64_t first = team.begin(product.m);
+    GemmArgs part = product;
+    part.m = team.end(product.m) - first;
+    part.a += first * part.lda;
+    part.c += first * part.ldc;
+    if (part.init != nullptr) part.init += first * part.ldi;
+    gemm(part);
+  });
 }
 
 }  // namespace gruengine

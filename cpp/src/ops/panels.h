@@ -36,4 +36,7 @@ inline GemmArgs product_of(int64_t m, const float* a, int64_t lda, const PackedM
   return {m, b.n, b.k, a, lda, b.data, b.block_stride, b.nv, init, ldi, c, ldc};
 }
 
+// The product on the threads of the run: each takes some of the rows.
+void multiply(const Frame& f, void (*gemm)(const GemmArgs&), const GemmArgs& product);
+
 }  // namespace gruengine
