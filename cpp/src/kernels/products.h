@@ -22,10 +22,11 @@ constexpr int rows_of_tile(int sums) {
   return rows;
 }
 
-// Blocks taken at once by tiles of so many rows: enough sums to fill the pipes, if they fit.
+// Blocks taken at once by tiles of so many rows: enough sums to fill the pipes if they fit, from no
+// more than eight streams of memory.
 constexpr int blocks_of_tile(int rows, int nv, int sums) {
   int blocks = 1;
-  while (blocks * rows * nv < 3 * Vec::kChains && blocks * nv < Vec::kChains &&
+  while (blocks < 8 && blocks * nv < Vec::kChains && blocks * rows * nv < 24 &&
          fits(blocks + 1, rows, sums)) {
     ++blocks;
   }
