@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,12 +25,6 @@ from gruengine.spec import Graph, ModelSpec, Node
 from gruengine.spec_checks import problems_of
 
 Array = np.ndarray[Any, Any]
-MODELS = Path(os.environ.get("GRUENGINE_MODELS", Path(__file__).parents[2] / "shared/models"))
-
-
-def model_bytes(name: str) -> bytes:
-    """Return one of the real models."""
-    return (MODELS / name).read_bytes()
 
 
 def read(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from onnx_models import (
     export,
     feeds,
     graph_model,
-    model_bytes,
     ops,
     read,
     recurrent_model,
@@ -59,8 +58,10 @@ REAL = [
 
 
 @pytest.mark.parametrize(("name", "bind", "sizes", "cells", "fused", "state"), REAL)
-def test_real_models(name: str, bind: Any, sizes: Any, cells: int, fused: int, state: Any) -> None:
-    source = model_bytes(name)
+def test_real_models(
+    models: Path, name: str, bind: Any, sizes: Any, cells: int, fused: int, state: Any
+) -> None:
+    source = (models / name).read_bytes()
     spec, report = read(source, bind)
     rng = np.random.default_rng(0)
     inputs = {
@@ -78,8 +79,8 @@ def test_real_models(name: str, bind: Any, sizes: Any, cells: int, fused: int, s
     assert set(spec.provenance) == {"format", "producer", "opset", "sha256"}
 
 
-def test_both_sample_rates_of_one_model() -> None:
-    source = model_bytes("silero/silero_vad_v6.2.onnx")
+def test_both_sample_rates_of_one_model(models: Path) -> None:
+    source = (models / "silero/silero_vad_v6.2.onnx").read_bytes()
     model, rng = onnx.load_from_string(source), np.random.default_rng(1)
     state = rng.standard_normal((2, 1, 128)).astype(np.float32)
     for rate, samples in ((16000, 576), (8000, 288)):
@@ -263,24 +264,6 @@ def test_opsets_of_recurrent_nodes(opset: int) -> None:
     expected = run_model(model, inputs)
     old, _ = recurrent_model("LSTM", {"clip": 0.7}, "BhcP", opset=opset)
     compare(old, inputs, expected=expected)
-
-
-def test_node_cases_of_onnx() -> None:
-    from onnx.backend.test.case.node import collect_testcases
-
-    names = ("test_lstm_", "test_gru_", "test_simple_rnn_", "test_rnn_")
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        cases = [case for case in collect_testcases(None) if case.name.startswith(names)]
-    assert len(cases) >= 12
-    for case in cases:
-        for arrays, wanted in case.data_sets:
-            given = feeds(case.model, arrays)
-            # The weights are graph inputs there.
-            for name in [name for name in given if name in "WRBP"]:
-                tensor = numpy_helper.from_array(given.pop(name), name)
-                case.model.graph.initializer.append(tensor)
-            compare(case.model, given, expected=wanted)
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])

@@ -20,7 +20,6 @@ from onnx_models import (
     export,
     feeds,
     graph_model,
-    model_bytes,
     read,
     recurrent_model,
 )
@@ -236,8 +235,8 @@ def test_mutants_end_in_an_error_or_a_valid_spec() -> None:
     assert valid > 100
 
 
-def test_real_models_with_flipped_bits() -> None:
-    source = model_bytes("silero/silero_vad_v6.2.onnx")
+def test_real_models_with_flipped_bits(models: Path) -> None:
+    source = (models / "silero/silero_vad_v6.2.onnx").read_bytes()
     rng = random.Random(1)
     for _ in range(30):
         data = bytearray(source)
