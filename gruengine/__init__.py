@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 try:
     from gruengine import _core  # noqa: F401
 except ImportError as error:  # a source folder that shadows the package, or a broken install
@@ -79,3 +81,12 @@ __all__ = [
     "load",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs a package beside NumPy when it is first asked for."""
+    if name in ("hub", "torch"):
+        import importlib
+
+        return importlib.import_module(f"gruengine.{name}")
+    raise AttributeError(f"module 'gruengine' has no attribute {name!r}")
