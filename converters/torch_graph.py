@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters import gates
+from gruengine.converters.graph_parts import GraphParts, RecurrentParts
 from gruengine.converters.torch_layers import (
     Activation,
     Affine,
@@ -31,7 +32,7 @@ def build(layers: list[Layer]) -> ModelSpec:
     return _Builder(layers).spec()
 
 
-class _Builder:
+class _Builder(GraphParts):
     """Emits nodes; ``value`` is what the layers so far gave, ``dims`` its sizes in torch's layout.
 
     ``swapped`` says that the first two axes of ``value`` are the other way round, so that two
@@ -39,9 +40,8 @@ class _Builder:
     """
 
     def __init__(self, layers: list[Layer]) -> None:
+        super().__init__()
         self.layers = layers
-        self.tensors: dict[str, Array] = {}
-        self.nodes: list[Node] = []
         self.inputs: list[Port] = []
         self.outputs: list[Port] = []
         self.state: list[tuple[str, str]] = []
@@ -80,34 +80,10 @@ class _Builder:
             self.nodes.append(Node("Identity", (self.value,), ("y",), {}, "y"))
         self.outputs.insert(0, Port("y", "float32", self.dims))
 
-    # -- names and nodes --------------------------------------------------------------------------
-
-    def _unique(self, name: str) -> str:
-        count, result = 1, name
-        while result in self.names:
-            count += 1
-            result = f"{name}_{count}"
-        self.names.add(result)
-        return result
-
-    def _tensor(self, where: str, what: str, array: Array) -> str:
-        name = self._unique(f"{where}.{what}" if where else f"module.{what}")
-        self.tensors[name] = np.asarray(array, order="C")
-        return name
-
-    def _ints(self, where: str, what: str, values: list[int]) -> str:
-        return self._tensor(where, what, np.array(values, np.int64))
-
-    def _scalar(self, where: str, what: str, value: float) -> str:
-        return self._tensor(where, what, np.array(value, np.float32))
-
-    def _node(self, where: str, op: str, inputs: tuple[str, ...], attrs: dict[str, Attr]) -> str:
-        name = self._unique(f"{where or 'module'}/{op}")
-        self.nodes.append(Node(op, inputs, (f"{name}:0",), attrs, name))
-        return f"{name}:0"
+    # -- nodes -------------------------------------------------------------------------------------
 
     def _apply(self, where: str, op: str, *others: str, **attrs: Attr) -> None:
-        self.value = self._node(where, op, (self.value, *others), attrs)
+        self.value = self.node(where, op, (self.value, *others), attrs)
 
     def _arrange(self, swapped: bool) -> None:
         """Bring the first two axes into torch's order, or swap them."""
@@ -125,21 +101,21 @@ class _Builder:
         elif isinstance(layer, Cell):
             self._cell(layer)
         elif isinstance(layer, Embedding):
-            table = self._tensor(layer.where, "weight", layer.weight)
-            self.value = self._node(layer.where, "Gather", (table, self.value), {"axis": 0})
+            table = self.tensor(layer.where, "weight", layer.weight)
+            self.value = self.node(layer.where, "Gather", (table, self.value), {"axis": 0})
             self.dims = (*self.dims, layer.weight.shape[1])
         elif isinstance(layer, Linear):
-            self._apply(layer.where, "MatMul", self._tensor(layer.where, "weight", layer.weight.T))
+            self._apply(layer.where, "MatMul", self.tensor(layer.where, "weight", layer.weight.T))
             if layer.bias is not None:
-                self._apply(layer.where, "Add", self._tensor(layer.where, "bias", layer.bias))
+                self._apply(layer.where, "Add", self.tensor(layer.where, "bias", layer.bias))
         elif isinstance(layer, Norm):
-            others = [self._tensor(layer.where, "weight", layer.scale)]
+            others = [self.tensor(layer.where, "weight", layer.scale)]
             if layer.bias is not None:
-                others.append(self._tensor(layer.where, "bias", layer.bias))
+                others.append(self.tensor(layer.where, "bias", layer.bias))
             self._apply(layer.where, "LayerNormalization", *others, axis=-1, epsilon=layer.eps)
         elif isinstance(layer, Affine):
-            self._apply(layer.where, "Mul", self._tensor(layer.where, "scale", layer.scale))
-            self._apply(layer.where, "Add", self._tensor(layer.where, "shift", layer.shift))
+            self._apply(layer.where, "Mul", self.tensor(layer.where, "scale", layer.scale))
+            self._apply(layer.where, "Add", self.tensor(layer.where, "shift", layer.shift))
         elif isinstance(layer, Activation):
             self._activation(layer)
         else:
@@ -151,22 +127,22 @@ class _Builder:
         if len(self.dims) == 2:
             return
         self._arrange(False)
-        self._apply(layer.where, "Reshape", self._ints(layer.where, "shape", [0, -1]))
+        self._apply(layer.where, "Reshape", self.ints(layer.where, "shape", [0, -1]))
         self.dims = (self.dims[0], f"{self.dims[1]}*{self.dims[2]}")
 
     def _activation(self, layer: Activation) -> None:
         where, x = layer.where, self.value
         if layer.op == "Gelu":
-            self._apply(where, "Mul", self._scalar(where, "root", 1 / np.sqrt(2.0)))
+            self._apply(where, "Mul", self.scalar(where, "root", 1 / np.sqrt(2.0)))
             self._apply(where, "Erf")
-            self._apply(where, "Add", self._scalar(where, "one", 1.0))
+            self._apply(where, "Add", self.scalar(where, "one", 1.0))
             self._apply(where, "Mul", x)
-            self._apply(where, "Mul", self._scalar(where, "half", 0.5))
+            self._apply(where, "Mul", self.scalar(where, "half", 0.5))
         elif layer.op == "Silu":
             self._apply(where, "Sigmoid")
             self._apply(where, "Mul", x)
         elif layer.op == "Softplus" and layer.attrs["beta"] != 1.0:
-            beta = self._scalar(where, "beta", layer.attrs["beta"])
+            beta = self.scalar(where, "beta", layer.attrs["beta"])
             self._apply(where, "Mul", beta)
             self._apply(where, "Softplus")
             self._apply(where, "Div", beta)
@@ -186,29 +162,23 @@ class _Builder:
     ) -> tuple[str, ...]:
         """Emit one Recurrent node on ``value`` [T, N, I]; return the names of ``wanted``."""
         cell = layer.cell
-        first = directions[0]
-        hidden = first.R.shape[0] // gates.GATES[cell]
-        w = np.stack([gates.weights(one.W, cell, "torch") for one in directions])
-        r = np.stack([gates.weights(one.R, cell, "torch") for one in directions])
-        size = first.R.shape[0]
+        size = directions[0].R.shape[0]
         rows = [gates.biases(cell, "torch", size, one.b_ih, one.b_hh) for one in directions]
-        inputs = [self.value, self._tensor(where, "W", w), self._tensor(where, "R", r)]
         known = [row for row in rows if row is not None]
-        inputs.append(self._tensor(where, "B", np.stack(known)) if known else "")
-        inputs += ["", *states]
-        if first.projection is not None:
-            projections = [one.projection for one in directions if one.projection is not None]
-            inputs += [""] * (8 - len(inputs))
-            inputs.append(self._tensor(where, "projection", np.stack(projections)))
-        while not inputs[-1]:
-            inputs.pop()
-        name = self._unique(f"{where or 'module'}/Recurrent")
-        outputs = [f"{name}:{what}" if what in wanted else "" for what in ("Y", "Y_h", "Y_c")]
-        while not outputs[-1]:
-            outputs.pop()
-        attrs = _attributes(layer, len(directions), hidden)
-        self.nodes.append(Node("Recurrent", tuple(inputs), tuple(outputs), attrs, name))
-        return tuple(f"{name}:{what}" for what in wanted)
+        projections = [one.projection for one in directions if one.projection is not None]
+        names = [layer.activation] if cell == "rnn" else gates.DEFAULT_ACTIVATIONS[cell]
+        parts = RecurrentParts(
+            cell,
+            "bidirectional" if len(directions) == 2 else "forward",
+            np.stack([gates.weights(one.W, cell, "torch") for one in directions]),
+            np.stack([gates.weights(one.R, cell, "torch") for one in directions]),
+            np.stack(known) if known else None,
+            [(name, 0.0, 0.0) for name in names] * len(directions),
+            np.stack(projections) if projections else None,
+            gates.TABLE["torch"][cell].reset,
+            gates.TABLE["torch"][cell].update,
+        )
+        return self.recurrent(where, self.value, parts, wanted, states)
 
     def _rnn(self, layer: Rnn) -> None:
         self._arrange(layer.batch_first)
@@ -226,7 +196,7 @@ class _Builder:
             self._join(where, y, count, k, axis=1)
             self.dims = (*self.dims[:-1], k * count)
         if layer.output == "last_step":
-            index_name = self._tensor(layer.where, "last", np.array(-1, np.int64))
+            index_name = self.tensor(layer.where, "last", np.array(-1, np.int64))
             self._apply(layer.where, "Gather", index_name, axis=0)
             self.dims = ("N", self.dims[-1])
             self.swapped = False
@@ -235,11 +205,11 @@ class _Builder:
         """Put the directions at ``axis`` of ``value`` side by side in the last axis."""
         self.value = value
         if count == 1:
-            self._apply(where, "Squeeze", self._ints(where, "direction_axis", [axis]))
+            self._apply(where, "Squeeze", self.ints(where, "direction_axis", [axis]))
         else:
             self._apply(where, "Transpose", perm=[0, 2, 1, 3] if axis else [1, 0, 2])
             shape = [0, 0, count * k] if axis else [0, count * k]
-            self._apply(where, "Reshape", self._ints(where, "shape", shape))
+            self._apply(where, "Reshape", self.ints(where, "shape", shape))
 
     def _cell(self, layer: Cell) -> None:
         alone = sum(isinstance(one, Cell) for one in self.layers) == 1
@@ -247,38 +217,20 @@ class _Builder:
         hidden = layer.weights.R.shape[0] // gates.GATES[layer.cell]
         widths = {"h": layer.weights.R.shape[1], "c": hidden}
         kinds = ("h", "c") if layer.cell == "lstm" else ("h",)
-        axis = self._ints(layer.where, "axis", [0])
+        axis = self.ints(layer.where, "axis", [0])
         states = []
         for kind in kinds:
-            name = self._unique(f"{prefix}{kind}")
+            name = self.unique(f"{prefix}{kind}")
             self.inputs.append(Port(name, "float32", ("N", widths[kind])))
-            states.append(self._node(layer.where, "Unsqueeze", (name, axis), {}))
+            states.append(self.node(layer.where, "Unsqueeze", (name, axis), {}))
         self._apply(layer.where, "Unsqueeze", axis)
         wanted = ("Y_h", "Y_c")[: len(kinds)]
         results = self._recurrent(layer.where, layer, (layer.weights,), wanted, tuple(states))
         for kind, result in zip(kinds, results, strict=True):
-            name = self._unique(f"{prefix}{kind}_out")
-            node = self._unique(f"{layer.where or 'module'}/Squeeze")
+            name = self.unique(f"{prefix}{kind}_out")
+            node = self.unique(f"{layer.where or 'module'}/Squeeze")
             self.nodes.append(Node("Squeeze", (result, axis), (name,), {}, node))
             self.outputs.append(Port(name, "float32", ("N", widths[kind])))
             self.state.append((self.inputs[-len(kinds) + kinds.index(kind)].name, name))
         self.value = self.outputs[-len(kinds)].name
         self.dims = ("N", widths["h"])
-
-
-def _attributes(layer: Rnn | Cell, count: int, hidden: int) -> dict[str, Attr]:
-    names = list(gates.DEFAULT_ACTIVATIONS[layer.cell]) * count
-    if layer.cell == "rnn":
-        names = [layer.activation] * count
-    attrs: dict[str, Attr] = {
-        "cell": layer.cell,
-        "hidden_size": hidden,
-        "direction": "bidirectional" if count == 2 else "forward",
-        "activations": names,
-        "activation_alpha": [0.0] * len(names),
-        "activation_beta": [0.0] * len(names),
-    }
-    if layer.cell == "gru":
-        convention = gates.TABLE["torch"]["gru"]
-        attrs.update(reset=convention.reset, update=convention.update)
-    return attrs
