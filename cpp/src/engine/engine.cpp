@@ -47,9 +47,8 @@ bool Engine::is_state_input(const std::string& name) const {
                      [&](const StatePair& pair) { return pair.input == name; });
 }
 
-bool Engine::is_state_output(const std::string& name) const {
-  return std::any_of(file_->state.begin(), file_->state.end(),
-                     [&](const StatePair& pair) { return pair.output == name; });
+bool Engine::is_returned(const std::string& output) const {
+  return gruengine::is_returned(file_->graph, file_->state, output);
 }
 
 PlanSource Engine::source() const {

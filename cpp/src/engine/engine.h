@@ -29,7 +29,7 @@ class Engine {
   const Streaming& streaming() const { return streaming_; }
   const WeightStore& weights() const { return weights_; }
   bool is_state_input(const std::string& name) const;
-  bool is_state_output(const std::string& name) const;
+  bool is_returned(const std::string& output) const;
 
   // A plan for these shapes; the newest few are kept.
   std::shared_ptr<const Plan> plan(const PlanRequest& request) const;

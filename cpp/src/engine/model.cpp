@@ -130,7 +130,7 @@ void Model::run_from(const std::vector<ConstView>& inputs, const int64_t* length
   workspace->set_lengths(lengths);
   for (size_t i = 0; i < inputs.size(); ++i) workspace->set_input(i, inputs[i].data);
   for (size_t i = 0; i < plan.outputs.size(); ++i) {
-    if (engine_->is_state_output(outputs()[i].name)) continue;
+    if (!engine_->is_returned(outputs()[i].name)) continue;
     workspace->set_output(i, allocate(i, plan.outputs[i].dtype, plan.outputs[i].dims));
   }
   workspace->run(num_threads());

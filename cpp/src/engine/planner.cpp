@@ -201,10 +201,7 @@ void Planner::declare_outputs() {
     const Node none{"output", ports[i].name, {}, {}, {}};
     Value value = this->value(none, ports[i].name);
     touch(value.slot);
-    const bool is_state =
-        request_.stateful && std::any_of(source_.state.begin(), source_.state.end(),
-                                         [&](const auto& s) { return s.output == ports[i].name; });
-    if (!is_state) {
+    if (!request_.stateful || is_returned(source_.graph, source_.state, ports[i].name)) {
       SlotInfo& info = plan_->slots[value.slot];
       if (info.base == SlotInfo::kArena) {
         info.base = SlotInfo::kOutput;
@@ -378,6 +375,17 @@ Slot Planner::state_slot(const std::string& name, DType dtype, const Dims& dims,
 bool Planner::is_state_input(const std::string& name) const {
   return std::any_of(source_.state.begin(), source_.state.end(),
                      [&](const StatePair& pair) { return pair.input == name; });
+}
+
+bool is_returned(const Graph& graph, const std::vector<StatePair>& state,
+                 const std::string& output) {
+  const auto carried = [&](const std::string& name) {
+    return std::any_of(state.begin(), state.end(),
+                       [&](const StatePair& pair) { return pair.output == name; });
+  };
+  return !carried(output) ||
+         std::all_of(graph.outputs.begin(), graph.outputs.end(),
+                     [&](const Port& port) { return carried(port.name); });
 }
 
 void Planner::fail_frames(const std::string& node, const std::string& why) {

@@ -20,6 +20,10 @@ struct PlanSource {
   const KernelTable& kernels;
 };
 
+// Whether runs that carry states return a graph output: states are not, unless there is nothing else.
+bool is_returned(const Graph& graph, const std::vector<StatePair>& state,
+                 const std::string& output);
+
 class Planner {
  public:
   // `guide`: a plan of the same sizes with marked frames, or nullptr. Its time axes are taken over,

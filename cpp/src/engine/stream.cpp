@@ -166,7 +166,7 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t batch_size,
   }
   const auto& results = engine.file().graph.outputs;
   for (size_t i = 0; i < results.size(); ++i) {
-    if (!engine.is_state_output(results[i].name)) impl_->outs.push_back(i);
+    if (engine.is_returned(results[i].name)) impl_->outs.push_back(i);
   }
   if (!open) prepare({});
 }
