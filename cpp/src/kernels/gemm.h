@@ -23,11 +23,6 @@ template <int NV>
 struct GemmTile {
   const GemmArgs& args;
 
-  // One chain of the product over rows [k_begin, k_end) of b, from `init` or from c itself.
-  int64_t k_begin, k_end;
-  const float* init;
-  int64_t ldi;
-
   template <int P, int R>
   void run(int64_t block, int64_t row) const {
     constexpr int V = Vec::kWidth;
@@ -36,9 +31,9 @@ struct GemmTile {
     const int64_t left = args.n - column;
     const bool whole = left >= P * NV * V;
     start(sums, row, column, whole);
-    const Rows a = {args.a + row * args.lda + k_begin, args.lda};
-    const Panels b = {args.b + block * args.block_stride + k_begin * (NV * V), args.block_stride};
-    add_products<P, R, NV>(sums, a, b, k_end - k_begin, [](int g) { return g; });
+    const Rows a = {args.a + row * args.lda, args.lda};
+    const Panels b = {args.b + block * args.block_stride, args.block_stride};
+    add_products<P, R, NV>(sums, a, b, args.k, [](int g) { return g; });
     GRU_UNROLL
     for (int p = 0; p < P; ++p) {
       GRU_UNROLL
@@ -68,9 +63,9 @@ struct GemmTile {
         for (int g = 0; g < NV; ++g) {
           const int at = (p * NV + g) * V;
           const int64_t left = args.n - column - at;
-          const float* from = init + (row + r) * ldi + column + at;
+          const float* from = args.init + (row + r) * args.ldi + column + at;
           sums[p][r][g] = splat(0.0f);
-          if (init != nullptr) {
+          if (args.init != nullptr) {
             if (whole) {
               sums[p][r][g] = load(from);
             } else if (left > 0) {
@@ -85,7 +80,7 @@ struct GemmTile {
 
 template <int NV>
 GRU_INLINE void gemm_blocks(const GemmArgs& args, int64_t begin, int64_t end) {
-  const GemmTile<NV> tile = {args, 0, args.k, args.init, args.ldi};
+  const GemmTile<NV> tile = {args};
   run_tiles<NV, NV>(tile, begin, end, args.m);
 }
 
