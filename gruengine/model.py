@@ -147,6 +147,7 @@ class Model:
             A missing or unknown name, a wrong shape or dtype.
         """
         names = [port.name for port in self.signature.inputs]
+        _check_mapping("inputs", inputs)
         if set(inputs) != set(names):
             raise InvalidInputError(f"got inputs {sorted(inputs)}; the model has {sorted(names)}")
         arrays = [_as_input(port, inputs[port.name]) for port in self.signature.inputs]
@@ -182,8 +183,8 @@ class Model:
         state : dict of arrays by name, optional
             A state that ``run`` returned; None starts from the initial state.
         lengths : integers [N], optional
-            Frames of each row; outputs past them are zero, and the state is the one at the row's
-            last frame.
+            Frames of each row; outputs along the time axis are zero past them, and the state is
+            the one at the row's last frame.
 
         Returns
         -------
@@ -229,7 +230,7 @@ class Model:
         if rows is not None:
             for port, result in zip(self.signature.outputs, results, strict=True):
                 if port.name in self._free_outputs:
-                    self._blank_past(result, arrays, rows)
+                    self._blank_past(port, result, rows)
         return self._free(results), _unpack_state(layout, after or b"")
 
     def _free(self, results: list[Array]) -> Any:
@@ -260,18 +261,20 @@ class Model:
                 arrays.append(np.empty((0,), port.dtype))
         return arrays
 
-    def _blank_past(self, output: Array, arrays: list[Array], lengths: list[int]) -> None:
+    def _blank_past(self, port: Port, output: Array, lengths: list[int]) -> None:
         """Zero what a graph computed past the end of a row from zeros."""
-        for port, array in zip(self.signature.inputs, arrays, strict=True):
-            if self.streamable.time not in port.shape or output.ndim < 2:
-                continue
-            time = port.shape.index(self.streamable.time)
-            batch = 1 - time
-            if time > 1 or output.shape[:2] != array.shape[:2]:
-                continue
-            for row, length in enumerate(lengths):
-                np.moveaxis(output, (batch, time), (0, 1))[row, length:] = 0
+        time, batch = self.streamable.time, self.streamable.batch
+        if time not in port.shape:
             return
+        rows = np.moveaxis(output, port.shape.index(time), 0)
+        if batch in port.shape:
+            axis = [name for name in port.shape if name != time].index(batch)
+            rows = np.moveaxis(rows, axis + 1, 1)
+        for row, length in enumerate(lengths):
+            if batch in port.shape:
+                rows[length:, row] = 0
+            elif len(lengths) == 1:
+                rows[length:] = 0
 
 
 def load(
@@ -333,6 +336,11 @@ def _as_input(port: Port, value: Any) -> Array:
     return np.ascontiguousarray(array, wanted).reshape(array.shape)
 
 
+def _check_mapping(what: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{what} is {type(value).__name__}; it must be a dict by name")
+
+
 def _as_lengths(lengths: Any) -> list[int]:
     array = np.asarray(lengths)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -347,12 +355,13 @@ Layout = list[tuple[str, str, tuple[int, ...], int]]
 
 def _pack_state(layout: Layout, state: Mapping[str, Any]) -> bytes:
     names = [name for name, *_ in layout]
+    _check_mapping("state", state)
     if set(state) != set(names):
         raise InvalidInputError(f"got states {sorted(state)}; the model has {sorted(names)}")
     end = max((at + _nbytes(dtype, shape) for _, dtype, shape, at in layout), default=0)
     block = bytearray(-(-end // 64) * 64)
     for name, dtype, shape, at in layout:
-        array = np.ascontiguousarray(state[name], dtype)
+        array = _as_input(Port(name, dtype, shape), state[name])
         if array.shape != tuple(shape):
             raise InvalidInputError(
                 f"state {name!r} has shape {array.shape}; it must be {tuple(shape)}"
