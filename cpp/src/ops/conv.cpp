@@ -4,7 +4,7 @@
 namespace gruengine {
 namespace {
 
-constexpr int64_t kMost = int64_t{1} << 31;
+constexpr int64_t kMost = 2'147'483'648;
 
 ConvShape conv_shape(const NodeBuilder& b) {
   const Dims& x = b.expect(0, DType::kFloat32).dims;

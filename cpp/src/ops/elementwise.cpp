@@ -125,8 +125,8 @@ T integer_power(T base, E exponent) {
   }
   T result = 1;
   T square = base;
-  for (auto left = static_cast<uint64_t>(exponent); left != 0; left >>= 1) {
-    if ((left & 1) != 0) result = wrap(Binary::kMul, result, square);
+  for (auto left = static_cast<uint64_t>(exponent); left != 0; left /= 2) {
+    if (left % 2 != 0) result = wrap(Binary::kMul, result, square);
     square = wrap(Binary::kMul, square, square);
   }
   return result;
@@ -173,6 +173,7 @@ void plan_mean(NodeBuilder& b) {
   if (b.inputs() == 1) return plan_chain(b, Binary::kAdd);
   const Slot y = plan_many(b, Binary::kAdd);
   std::vector<Dims> shapes;
+  shapes.reserve(b.inputs());
   for (size_t i = 0; i < b.inputs(); ++i) shapes.push_back(b.in(i).dims);
   const int64_t n = count(broadcast_dims(b, shapes));
   b.emit([y, n, divisor = static_cast<float>(b.inputs()),

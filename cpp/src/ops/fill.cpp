@@ -109,7 +109,7 @@ Pads pads_of(const NodeBuilder& b, size_t rank) {
   } else {
     for (size_t i = 0; i < rank; ++i) axes.push_back(static_cast<int64_t>(i));
   }
-  constexpr int64_t kMost = int64_t{1} << 24;
+  constexpr int64_t kMost = 16'777'216;
   const bool huge = std::any_of(given.begin(), given.end(),
                                 [](int64_t pad) { return pad > kMost || pad < -kMost; });
   if (given.size() != 2 * axes.size() || huge) {
@@ -175,7 +175,8 @@ double steps_between(int64_t start, int64_t limit, int64_t step) {
   };
   const uint64_t span = step > 0 ? distance(start, limit) : distance(limit, start);
   const uint64_t size = step > 0 ? distance(0, step) : distance(step, 0);
-  return static_cast<double>((span - 1) / size + 1);
+  const uint64_t count = (span - 1) / size + 1;
+  return static_cast<double>(count);
 }
 
 int64_t range_count(const NodeBuilder& b, DType dtype) {

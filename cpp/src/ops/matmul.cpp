@@ -8,7 +8,7 @@
 namespace gruengine {
 namespace {
 
-constexpr int64_t kMostPacked = 1 << 12;  // matrices of one constant
+constexpr int64_t kMostPacked = 4096;  // matrices of one constant
 
 // -- MatMul -----------------------------------------------------------------------------------
 
@@ -78,6 +78,7 @@ void emit_constant(NodeBuilder& b, int64_t rows, const PackedMatrix& w, Slot y) 
 void emit_constants(NodeBuilder& b, const Batch& batch, const Matrices& x, const Matrices& w,
                     Slot y) {
   std::vector<PackedMatrix> packed;
+  packed.reserve(batch.b.size());
   for (const int64_t offset : batch.b) {
     packed.push_back(b.packed(1, w.rows, w.columns, w.columns, 1, offset));
   }

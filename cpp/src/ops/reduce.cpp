@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <numeric>
 
 #include "ops/copy.h"
 #include "ops/pairs.h"
@@ -26,8 +27,8 @@ struct Reduction {
 std::vector<int> reduced_axes(const NodeBuilder& b, size_t rank) {
   const Dims given = b.has(1) ? b.ints(1) : b.attr_ints("axes");
   if (!given.empty()) return normal_axes(b, given, rank);
-  std::vector<int> all;
-  for (size_t i = 0; i < rank; ++i) all.push_back(static_cast<int>(i));
+  std::vector<int> all(rank);
+  std::iota(all.begin(), all.end(), 0);
   return all;
 }
 

@@ -22,6 +22,7 @@ std::string label(const NodeBuilder& b) {
 
 std::vector<int> normal_axes(const NodeBuilder& b, const std::vector<int64_t>& axes, size_t rank) {
   std::vector<int> result;
+  result.reserve(axes.size());
   for (const int64_t axis : axes) result.push_back(b.axis(axis, rank));
   std::sort(result.begin(), result.end());
   if (std::adjacent_find(result.begin(), result.end()) != result.end()) {

@@ -6,7 +6,7 @@
 namespace gruengine {
 namespace {
 
-constexpr int64_t kMost = int64_t{1} << 24;
+constexpr int64_t kMost = 16'777'216;
 
 // An attribute with `size` numbers from `least` on, or `size` times `otherwise`.
 Dims numbers(const NodeBuilder& b, const char* name, size_t size, int64_t least,
