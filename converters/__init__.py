@@ -37,6 +37,7 @@ FORMATS = {
     "torch-zip": "PyTorch checkpoint (zip)",
     "torch-legacy": "PyTorch checkpoint (legacy pickle)",
     "onnx": "ONNX model",
+    "keras": "Keras model (.keras, .h5)",
 }
 
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
@@ -75,6 +76,10 @@ def read(source: Source, options: Options | None = None) -> tuple[ModelSpec, Con
         from gruengine.converters.onnx import read_onnx
 
         return read_onnx(data, path=path, name=name, options=options)
+    if kind == "keras":
+        from gruengine.converters.keras import read_keras
+
+        return read_keras(data, path=path, name=name, options=options)
     from gruengine.converters.torch import read_checkpoint
 
     return read_checkpoint(data, path=path, name=name, options=options)
@@ -153,9 +158,11 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
         It is of a format that is known and not read.
     """
     if data[:4] == b"PK\x03\x04":
-        if b"model.weights." in data[-65536:]:
-            raise UnsupportedError(f"{name} is a Keras archive; {_allowed()}")
-        return "torch-zip"
+        # Keras' members are named in the directory, which stands at the end.
+        end = data[-65536:]
+        return "keras" if b"config.json" in end and b"model.weights." in end else "torch-zip"
+    if data[:8] == b"\x89HDF\r\n\x1a\n":
+        return "keras"
     if _is_safetensors(data):
         return "gruengine" if _has_own_metadata(data) else "safetensors"
     if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -169,7 +176,6 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
 
 
 _OTHERS = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"),
     (b"TFL3", "a TensorFlow Lite model"),
     (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a NumPy array"),

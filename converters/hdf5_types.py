@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters.hdf5_blocks import Bytes
+from gruengine.converters.zip_reader import inflate
 from gruengine.errors import ModelFileError
 
 Array = np.ndarray[Any, Any]
@@ -189,23 +190,3 @@ def undo_filters(raw: memoryview, filters: list[int], skip: int, size: int, item
     if len(data) != size:
         raise ModelFileError(f"an HDF5 chunk of {len(data)} bytes; its shape needs {size}")
     return data
-
-
-def inflate(data: bytes | memoryview, limit: int, window: int) -> bytes:
-    """Inflate a whole deflate stream of at most ``limit`` bytes.
-
-    Raises
-    ------
-    ModelFileError
-        The stream is broken, does not end, gives more, or has bytes after it.
-    """
-    stream = zlib.decompressobj(window)
-    try:
-        result = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise ModelFileError(f"compressed data is broken: {error}") from None
-    if len(result) > limit:
-        raise ModelFileError(f"compressed data gives more than the {limit} bytes it should")
-    if not stream.eof or stream.unused_data or stream.unconsumed_tail:
-        raise ModelFileError("compressed data does not end where it should")
-    return result

@@ -4,6 +4,7 @@
 Allowed is what ``torch.save`` and ``zipfile`` write without compression: stored members one after
 the other from byte 0, then the central directory, then the end records, then nothing. Local and
 central headers agree, data descriptors repeat them, names are unique even when case is ignored.
+Where the caller says so members may be deflated; none grows past what its header says.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _DESCRIPTOR, _UTF8 = 0x0008, 0x0800
 _ALLOWED_FLAGS = _DESCRIPTOR | _UTF8 | 0x0006  # 1 and 2: levels of a deflate that is not used
 MAX_MEMBERS = 100_000
 MAX_NAME = 1024
+MAX_GROWTH, GROWTH_FLOOR = 64, 64 << 20
+_DEFLATE = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class _Member:
     crc: int
     size: int
     offset: int
+    packed: int
+    method: int
 
 
 class ZipArchive:
@@ -47,6 +52,8 @@ class ZipArchive:
     ----------
     data : bytes
         The whole file.
+    deflated : bool
+        Members may be compressed by deflate, all together to 64 times the file or 64 MiB.
 
     Raises
     ------
@@ -54,10 +61,16 @@ class ZipArchive:
         Anything but the form above; it says which member and what is allowed.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, deflated: bool = False) -> None:
         self._data = memoryview(data)
         first, end, count = _find_directory(self._data)
-        members = _read_directory(self._data, first, end, count)
+        members = _read_directory(self._data, first, end, count, deflated)
+        total = sum(member.size for member in members)
+        if deflated and total > max(MAX_GROWTH * len(data), GROWTH_FLOOR):
+            raise ModelFileError(
+                f"zip members of {total} bytes in a file of {len(data)}; allowed is "
+                f"{MAX_GROWTH} times the file"
+            )
         self._members: dict[str, tuple[_Member, int]] = {}
         folded: dict[str, str] = {}
         position = 0
@@ -100,7 +113,12 @@ class ZipArchive:
         if name not in self._members:
             raise ModelFileError(f"the zip archive has no member {name!r}")
         member, begin = self._members[name]
-        view = self._data[begin : begin + member.size]
+        view = self._data[begin : begin + member.packed]
+        if member.method:
+            try:
+                view = memoryview(inflate(view, member.size))
+            except ValueError as error:
+                raise ModelFileError(f"zip member {name!r}: {error}") from None
         crc = zlib.crc32(view)
         if crc != member.crc:
             raise ModelFileError(
@@ -165,7 +183,9 @@ def _read_end64(data: memoryview, located: int) -> tuple[int, tuple[int, int, in
     return begin, (count, size, directory)
 
 
-def _read_directory(data: memoryview, first: int, end: int, count: int) -> list[_Member]:
+def _read_directory(
+    data: memoryview, first: int, end: int, count: int, deflated: bool
+) -> list[_Member]:
     members = []
     position = first
     for index in range(count):
@@ -179,36 +199,42 @@ def _read_directory(data: memoryview, first: int, end: int, count: int) -> list[
         position += _CENTRAL.size
         raw_name = bytes(data[position : position + name_size])
         extra = data[position + name_size : position + name_size + extra_size]
-        members.append(_central_member(fields, raw_name, extra))
+        members.append(_central_member(fields, raw_name, extra, deflated))
         position += name_size + extra_size + comment_size
     if position != end:
         raise ModelFileError(f"the zip directory has {end - position} bytes after its last entry")
     return members
 
 
-def _central_member(fields: tuple[int, ...], raw_name: bytes, extra: memoryview) -> _Member:
+def _central_member(
+    fields: tuple[int, ...], raw_name: bytes, extra: memoryview, deflated: bool
+) -> _Member:
     flags, method, crc, packed, size = fields[3], fields[4], fields[7], fields[8], fields[9]
     disk, offset = fields[13], fields[16]
     name = _decode_name(raw_name, flags)
     wide = _wide_values(extra, name, [size, packed, offset])
     size, packed, offset = wide
-    _check_method(name, flags, method)
-    if packed != size or disk != 0:
+    _check_method(name, flags, method, deflated)
+    if (packed != size and not method) or disk != 0:
         raise ModelFileError(
             f"zip member {name!r} is stored as {packed} bytes for {size} on disk {disk}; "
             "a stored member has the same two sizes, on disk 0"
         )
-    return _Member(name, raw_name, flags, crc, size, offset)
+    return _Member(name, raw_name, flags, crc, size, offset, packed, method)
 
 
-def _check_method(name: str, flags: int, method: int) -> None:
+def _check_method(name: str, flags: int, method: int, deflated: bool) -> None:
     if flags & _ENCRYPTED:
         raise ModelFileError(f"zip member {name!r} is encrypted; allowed are plain members")
     if flags & ~_ALLOWED_FLAGS:
         raise ModelFileError(
             f"zip member {name!r} has flags {flags:#06x}; allowed is {0x080E:#06x}"
         )
-    if method != 0:
+    if deflated and method not in (0, _DEFLATE):
+        raise ModelFileError(
+            f"zip member {name!r} has method {method}; allowed are stored and deflated members"
+        )
+    if method != 0 and not deflated:
         raise ModelFileError(
             f"zip member {name!r} is compressed (method {method}); allowed are stored members, as "
             "torch.save writes them (of a TorchScript archive, save the state_dict)"
@@ -267,24 +293,25 @@ def _check_member(data: memoryview, member: _Member, limit: int) -> tuple[int, i
     fields = _LOCAL.unpack_from(data, position)
     flags, method, crc, packed, size, name_size, extra_size = fields[2], fields[3], *fields[6:11]
     begin = position + _LOCAL.size + name_size + extra_size
-    if begin > limit or member.size > limit - begin:
+    if begin > limit or member.packed > limit - begin:
         raise ModelFileError(
-            f"zip member {member.name!r} of {member.size} bytes runs past the members' end"
+            f"zip member {member.name!r} of {member.packed} bytes runs past the members' end"
         )
     position += _LOCAL.size
     raw_name = bytes(data[position : position + name_size])
     extra = data[position + name_size : begin]
     size, packed = _wide_values(extra, member.name, [size, packed])
-    expected = (member.raw_name, member.flags, 0, member.crc, member.size, member.size)
+    known = (member.crc, member.packed, member.size)
+    expected = (member.raw_name, member.flags, member.method, *known)
     # A header written before its bytes were known has zeros here and a descriptor behind the bytes.
     late = bool(member.flags & _DESCRIPTOR) and (crc, packed, size) == (0, 0, 0)
-    seen = (member.crc, member.size, member.size) if late else (crc, packed, size)
+    seen = known if late else (crc, packed, size)
     if (raw_name, flags, method, *seen) != expected:
         raise ModelFileError(
             f"zip member {member.name!r}: its local header and the directory disagree; "
             "they must have the same name, flags, method, CRC and sizes"
         )
-    end = begin + member.size
+    end = begin + member.packed
     if member.flags & _DESCRIPTOR:
         end += _check_descriptor(data[end:limit], member)
     return begin, end
@@ -294,11 +321,31 @@ def _check_descriptor(after: memoryview, member: _Member) -> int:
     """Return the size of the data descriptor, which must repeat the directory."""
     for form in ("<4sI2I", "<4sI2Q"):
         record = struct.Struct(form)
-        if member.size <= _FULL32 or form.endswith("Q"):
-            expected = record.pack(b"PK\x07\x08", member.crc, member.size, member.size)
+        if max(member.size, member.packed) <= _FULL32 or form.endswith("Q"):
+            expected = record.pack(b"PK\x07\x08", member.crc, member.packed, member.size)
             if bytes(after[: record.size]) == expected:
                 return record.size
     raise ModelFileError(
         f"zip member {member.name!r} must be followed by a data descriptor that repeats its CRC "
         "and sizes"
     )
+
+
+def inflate(data: bytes | memoryview, limit: int, window: int = -zlib.MAX_WBITS) -> bytes:
+    """Inflate a whole deflate stream of at most ``limit`` bytes (``window`` as for zlib).
+
+    Raises
+    ------
+    ModelFileError
+        The stream is broken, does not end, gives more, or has bytes after it.
+    """
+    stream = zlib.decompressobj(window)
+    try:
+        result = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ModelFileError(f"compressed data is broken: {error}") from None
+    if len(result) > limit:
+        raise ModelFileError(f"compressed data gives more than the {limit} bytes it should")
+    if not stream.eof or stream.unused_data or stream.unconsumed_tail:
+        raise ModelFileError("compressed data does not end where it should")
+    return result
