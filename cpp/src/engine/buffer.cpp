@@ -10,6 +10,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace gruengine {
@@ -19,12 +20,23 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
+// The system may promise more memory than it has and end the process later: this is refused now.
+bool fits_machine(size_t bytes) {
+#ifdef __linux__
+  static const auto machine =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return bytes <= machine;
+#else
+  return bytes <= (size_t{1} << 40);
+#endif
+}
+
 }  // namespace
 
 Buffer::Buffer(size_t bytes, bool huge) : size_(bytes), alignment_(huge ? kHugePage : kAlignment) {
   if (bytes == 0) return;
   const size_t rounded = round_up(bytes, alignment_);
-  data_ = static_cast<char*>(std::aligned_alloc(alignment_, rounded));
+  if (fits_machine(rounded)) data_ = static_cast<char*>(std::aligned_alloc(alignment_, rounded));
   if (data_ == nullptr) {
     throw Error(ErrorCode::kInvalidArgument,
                 "not enough memory for " + std::to_string(bytes) + " bytes");

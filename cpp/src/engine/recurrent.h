@@ -55,7 +55,7 @@ struct RecurrentPlan {
   Slot order;                      // int64 [2,N]: rows by falling length, then those lengths
   Slot sorted_x, sorted_y, sorted_h, sorted_c;  // in that order: [T,N,I], [T,N,K], [N,K], [N,H]
 
-  // Sweeps over the weights so far, by whatever stream: see sweep().
+  // Sweeps over the weights so far, by whatever stream: see first_sweep().
   mutable std::atomic<uint32_t> sweeps{0};
 
   void run(const Frame& frame) const;
@@ -70,7 +70,6 @@ struct RecurrentPlan {
   void step(const Sequence& s, int64_t now, int64_t rows, const float* h, int64_t z_row,
             Team& team) const;
   uint32_t first_sweep() const;
-  void sweep(StepKind kind, StepArgs& args, bool back) const;
   bool sort_rows(const Frame& frame) const;
 };
 

@@ -11,10 +11,8 @@ namespace {
 // Below this many multiply-adds a step is too short to be worth sharing.
 constexpr int64_t kSharedStep = int64_t{1} << 17;
 
-// Weights that one core may keep in its L2 without further ado, in floats.
+// Weights, in floats, that stay in L2 in any order of panels.
 constexpr int64_t kKept = int64_t{256} << 10;
-// Panels that a backward sweep takes at once.
-constexpr int64_t kSweptAtOnce = 4;
 
 void copy(float* to, const float* from, int64_t n) {
   if (n > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
@@ -162,7 +160,8 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
   }
 }
 
-// Claims the sweeps of one run.
+// Claims the sweeps of one run. Steps take their panels to and fro, so that weights that outgrow the
+// cache start with the panels that the last step left there; single steps need a count for it.
 uint32_t RecurrentPlan::first_sweep() const {
   const int64_t floats = panels * directions[0].phases[0].w.block_stride;
   if (floats <= kKept) return 0;
@@ -226,19 +225,6 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
   }
 }
 
-// The kernel over the panels of `args`. Weights that outgrow the cache are swept to and fro, so
-// that each sweep starts with the panels that the last one left there.
-void RecurrentPlan::sweep(StepKind kind, StepArgs& args, bool back) const {
-  const auto kernel = kernels->step[static_cast<int>(kind)];
-  const int64_t begin = args.panel_begin, end = args.panel_end;
-  if (!back || (end - begin) * args.panel_stride <= kKept) return kernel(args);
-  for (int64_t last = end; last > begin; last = args.panel_begin) {
-    args.panel_end = last;
-    args.panel_begin = std::max(begin, last - kSweptAtOnce);
-    kernel(args);
-  }
-}
-
 void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const float* h,
                          int64_t z_row, Team& team) const {
   const bool fused = chunk_steps == 0;
@@ -276,7 +262,8 @@ void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const flo
       args.h = s.reset;
       args.c = h;
     }
-    sweep(phase.kind, args, (s.sweeps + static_cast<uint32_t>(now)) % 2 != 0);
+    args.backwards = (s.sweeps + static_cast<uint32_t>(now)) % 2 != 0;
+    kernels->step[static_cast<int>(phase.kind)](args);
     z_at += chunk_steps * N * columns;
   }
   if (!projected) return;
