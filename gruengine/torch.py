@@ -17,16 +17,14 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import torch  # noqa: TID253
 from torch import nn  # noqa: TID253
 from torch.nn.utils.rnn import PackedSequence  # noqa: TID253
 
-from gruengine._call import Runner
-from gruengine.converters import gates
+from gruengine import torch_spec
+from gruengine._call import Link, Runner, call_cell, call_lstm_cell
 from gruengine.errors import InvalidInputError, InvalidTypeError
 from gruengine.model import Model, check_compute_type
-from gruengine.spec import Attr, Dim, Graph, ModelSpec, Node, Port
 
 __all__ = ["accelerate", "revert"]
 
@@ -62,6 +60,7 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     through ``parameter.data`` are found by comparing a few elements; if one could be missed, call
     ``accelerate`` again. Calls that the engine cannot take run the module's own forward, with one
     warning for each reason: gradients are wanted, dropout is active, another dtype or device.
+    ``revert`` before scripting or symbolic tracing.
     """
     _check_module(module)
     check_compute_type(compute_type)
@@ -76,7 +75,7 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     warned: set[str] = set()
     for one in found:
         one.__class__ = _CLASSES.get(type(one), type(one))
-        one._gruengine = _Link(num_threads, warned)
+        one._gruengine = Link(num_threads, warned)
         if not _why_not(one, ()):
             _convert(one)
     return module
@@ -97,30 +96,13 @@ def _check_module(module: Any) -> None:
         raise InvalidTypeError(f"a {type(module).__name__}; it must be a torch.nn.Module")
 
 
-class _Link:
-    """What ties a module to the engine; copies and pickles keep the options alone."""
-
-    __slots__ = ("num_threads", "runner", "warned")
-
-    def __init__(self, num_threads: int, warned: set[str] | None = None) -> None:
-        self.num_threads = num_threads
-        self.runner: Runner | None = None
-        self.warned = set() if warned is None else warned
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Link, (self.num_threads,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Link:
-        return _Link(self.num_threads)
-
-
 # -- the classes of accelerated modules -----------------------------------------------------------
 
 
 class _Traced:
     """Mixin: what torch.jit traces is the module's own forward."""
 
-    _gruengine: _Link
+    _gruengine: Link
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
         original = _ORIGINALS[type(self)]
@@ -134,21 +116,21 @@ class _Traced:
 class RNN(_Traced, nn.RNN):  # type: ignore[misc]
     """``nn.RNN`` on the engine."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, D102
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
         return _sequence(self, input, hx, None)
 
 
 class GRU(_Traced, nn.GRU):  # type: ignore[misc]
     """``nn.GRU`` on the engine."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, D102
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
         return _sequence(self, input, hx, None)
 
 
 class LSTM(_Traced, nn.LSTM):  # type: ignore[misc]
     """``nn.LSTM`` on the engine."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, D102
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
         if hx is None:
             return _sequence(self, input, None, None)
         if isinstance(hx, (tuple, list)) and len(hx) == 2:
@@ -159,26 +141,27 @@ class LSTM(_Traced, nn.LSTM):  # type: ignore[misc]
 class RNNCell(_Traced, nn.RNNCell):  # type: ignore[misc]
     """``nn.RNNCell`` on the engine."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, D102
+    __call__ = call_cell
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
         return _cell(self, input, hx)
 
 
 class GRUCell(_Traced, nn.GRUCell):  # type: ignore[misc]
     """``nn.GRUCell`` on the engine."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, D102
+    __call__ = call_cell
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
         return _cell(self, input, hx)
 
 
 class LSTMCell(_Traced, nn.LSTMCell):  # type: ignore[misc]
     """``nn.LSTMCell`` on the engine."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, D102
-        runner = self._gruengine.runner
-        if runner is not None and type(hx) is tuple and len(hx) == 2:
-            result = runner.cell(self._parameters, input, hx[0], hx[1])
-            if result is not None:
-                return result
+    __call__ = call_lstm_cell
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
         return _lstm_cell(self, input, hx)
 
 
@@ -197,11 +180,6 @@ _ORIGINALS: dict[Any, Any] = {ours: original for original, ours in _CLASSES.item
 
 
 def _cell(module: Any, x: Any, h: Any) -> Any:
-    runner = module._gruengine.runner
-    if runner is not None:
-        result = runner.cell(module._parameters, x, h, None)
-        if result is not None:
-            return result
     single = isinstance(x, torch.Tensor) and x.dim() == 1
     result = _retried(module, _cell_call, tuple(_batched(one, single, 0) for one in (x, h)))
     if result is None:
@@ -296,6 +274,8 @@ def _retried(module: Any, call: Any, arguments: tuple[Any, ...]) -> Any:
             return result
     if _refused(module, arguments[:3]):
         return None
+    if link.runner is not None and link.runner.is_current(module._parameters):
+        return None
     _convert(module)
     return call(link.runner, module._parameters, arguments)
 
@@ -320,10 +300,12 @@ def _why_not(module: Any, tensors: tuple[Any, ...]) -> str:
     if tensors and torch.is_grad_enabled() and any(one.requires_grad for one in given):
         return "gradients are wanted; use torch.inference_mode() or torch.no_grad()"
     if tensors and module.training and getattr(module, "dropout", 0) and module.num_layers > 1:
-        return "dropout is active; use eval()"
+        return "dropout is active; put the model in eval mode"
     if tensors and torch.is_autocast_enabled("cpu"):
         return "autocast is on"
-    if {name for name, one in parameters.items() if one is not None} != set(_names(module)):
+    if {name for name, one in parameters.items() if one is not None} != set(
+        torch_spec.names_of(module)
+    ):
         return f"its parameters are {', '.join(parameters)}"
     for one in given:
         if type(one) not in (torch.Tensor, nn.Parameter):
@@ -338,43 +320,15 @@ def _why_not(module: Any, tensors: tuple[Any, ...]) -> str:
 # -- conversion -----------------------------------------------------------------------------------
 
 
-def _is_cell(module: Any) -> bool:
-    return isinstance(module, nn.RNNCellBase)
-
-
-def _places(module: Any) -> list[tuple[str, ...]]:
-    """Return the suffixes of the names of the parameters: those of the directions of each layer."""
-    if _is_cell(module):
-        return [("",)]
-    ways = ("", "_reverse") if module.bidirectional else ("",)
-    return [tuple(f"_l{layer}{way}" for way in ways) for layer in range(module.num_layers)]
-
-
-def _names(module: Any) -> list[str]:
-    kinds = ["weight_ih", "weight_hh"]
-    kinds += ["bias_ih", "bias_hh"] if module.bias else []
-    kinds += ["weight_hr"] if getattr(module, "proj_size", 0) else []
-    return [kind + place for places in _places(module) for place in places for kind in kinds]
-
-
 def _convert(module: Any) -> None:
     """Give the module an engine with its present weights."""
-    is_cell = _is_cell(module)
-    kind = _kind(module)
-    projected = getattr(module, "proj_size", 0)
-    directions = 2 if getattr(module, "bidirectional", False) else 1
-    sizes = (
-        len(_places(module)),
-        directions,
-        module.input_size,
-        module.hidden_size,
-        projected or module.hidden_size,
-    )
     link = module._gruengine
-    spec = _spec(module, kind, sizes)
+    kind, is_cell = _kind(module), isinstance(module, nn.RNNCellBase)
+    spec = torch_spec.spec_of(module, kind, is_cell)
     model = Model.from_spec(spec, num_threads=link.num_threads)
     parameters = {key: one for key, one in module._parameters.items() if one is not None}
-    link.runner = Runner(model._core, parameters, sizes, is_cell, kind == "lstm", torch)
+    sizes = torch_spec.sizes_of(module)
+    link.runner = Runner(model._core, parameters, sizes, is_cell, kind == "lstm")
 
 
 def _kind(module: Any) -> str:
@@ -382,82 +336,3 @@ def _kind(module: Any) -> str:
         if isinstance(module, classes):
             return kind
     return "rnn"
-
-
-def _activations(module: Any, kind: str) -> list[str]:
-    relu = getattr(module, "mode", "") == "RNN_RELU" or (
-        kind == "rnn" and module.nonlinearity == "relu"
-    )
-    return ["Relu"] if relu else list(gates.DEFAULT_ACTIVATIONS[kind])
-
-
-def _spec(module: Any, kind: str, sizes: tuple[int, ...]) -> ModelSpec:
-    """Return the graph of the layers, time first, with every state an input and an output."""
-    layers, directions, features, hidden, width = sizes
-    activations = _activations(module, kind) * directions
-    attrs: dict[str, Attr] = {
-        "cell": kind,
-        "hidden_size": hidden,
-        "direction": "bidirectional" if directions == 2 else "forward",
-        "activations": activations,
-        "activation_alpha": [0.0] * len(activations),
-        "activation_beta": [0.0] * len(activations),
-    }
-    if kind == "gru":
-        attrs.update(reset="after", update="keep")
-    tensors: dict[str, Any] = {"axis": np.array([1], np.int64)}
-    tensors["merged"] = np.array([0, 0, directions * width], np.int64)
-    x: list[Dim] = ["T", "N", features]
-    inputs, outputs = [Port("x", "float32", tuple(x))], []
-    nodes: list[Node] = []
-    value = "x"
-    for layer, places in enumerate(_places(module)):
-        operands = _operands(module, kind, places)
-        tensors.update({f"{name}{layer}": array for name, array in operands.items()})
-        named = {name: f"{name}{layer}" for name in operands}
-        states = {"h": width, "c": hidden} if kind == "lstm" else {"h": width}
-        inputs += [Port(f"{s}{layer}", "float32", (directions, "N", size))
-                   for s, size in states.items()]  # fmt: skip
-        node_inputs = [value, named["W"], named["R"], named.get("B", ""), "", f"h{layer}"]
-        node_inputs += [f"c{layer}"] if kind == "lstm" else []
-        if "projection" in named:
-            node_inputs += ["", named["projection"]]
-        # The output of a cell is its next state.
-        after = [f"y{layer}", "" if _is_cell(module) else f"h{layer}_out"]
-        after += [f"c{layer}_out"] if kind == "lstm" else []
-        nodes.append(Node("Recurrent", tuple(node_inputs), tuple(after), attrs, f"layer{layer}"))
-        outputs += [Port(f"{s}{layer}_out", "float32", (directions, "N", size))
-                    for s, size in states.items() if f"{s}{layer}_out" in after]  # fmt: skip
-        value = f"joined{layer}"
-        if directions == 1:
-            nodes.append(Node("Squeeze", (f"y{layer}", "axis"), (value,)))
-        else:
-            turn: dict[str, Attr] = {"perm": [0, 2, 1, 3]}
-            nodes.append(Node("Transpose", (f"y{layer}",), (f"turned{layer}",), turn))
-            nodes.append(Node("Reshape", (f"turned{layer}", "merged"), (value,)))
-    outputs.insert(0, Port(value, "float32", ("T", "N", directions * width)))
-    unused = "merged" if directions == 1 else "axis"
-    del tensors[unused]
-    return ModelSpec(Graph(inputs, outputs, nodes), tensors)
-
-
-def _operands(module: Any, kind: str, places: tuple[str, ...]) -> dict[str, Any]:
-    """Return W, R, B and the projection of the directions of one layer."""
-    found: dict[str, list[Any]] = {}
-    for place in places:
-        parts = {name: _array(module, name + place)
-                 for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")}  # fmt: skip
-        found.setdefault("W", []).append(gates.weights(parts["weight_ih"], kind, "torch"))
-        found.setdefault("R", []).append(gates.weights(parts["weight_hh"], kind, "torch"))
-        size = gates.GATES[kind] * module.hidden_size
-        bias = gates.biases(kind, "torch", size, parts["bias_ih"], parts["bias_hh"])
-        if bias is not None:
-            found.setdefault("B", []).append(bias)
-        if parts["weight_hr"] is not None:
-            found.setdefault("projection", []).append(parts["weight_hr"])
-    return {name: np.stack(arrays) for name, arrays in found.items()}
-
-
-def _array(module: Any, name: str) -> Any:
-    parameter = module._parameters.get(name)
-    return None if parameter is None else parameter.detach().numpy()

@@ -14,8 +14,8 @@ namespace gruengine {
 // Belongs to one caller at a time.
 class Call {
  public:
-  // `inputs`: the shape of each input of the model. `lengths`: every run gets the frames of each row.
-  // Throws Error(kInvalidArgument) when the shapes are not the model's.
+  // `inputs`: the shape of each input of the model. `lengths`: every run gets the frames of each
+  // row. Throws Error(kInvalidArgument) when the shapes are not the model's.
   Call(std::shared_ptr<const Model> model, const std::vector<Dims>& inputs, bool lengths);
   ~Call();
 

@@ -28,7 +28,8 @@ Call::Call(std::shared_ptr<const Model> model, const std::vector<Dims>& inputs, 
   request.stateful = lengths;
   auto plan = engine.plan(request);
   if (plan->state_bytes != 0) {
-    throw Error(ErrorCode::kUnsupported, "a call with lengths needs a model whose states are inputs");
+    throw Error(ErrorCode::kUnsupported,
+                "a call with lengths needs a model whose states are inputs");
   }
   for (const Value& output : plan->outputs) outputs_.push_back(output.dims);
   impl_->model = std::move(model);
