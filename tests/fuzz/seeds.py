@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""The valid files that mutants are made of: every format, small, with all that a file can hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hostile_seed import recurrent_spec
+from onnx import helper, numpy_helper
+from onnx_models import export
+from onnx_nodes import NodeCase
+from torch import nn
+from torch_models import Model, saved
+
+import gruengine as gr
+from gruengine.conversion import save_spec
+
+Array = np.ndarray[Any, Any]
+HINTS = {"batch_first": True}
+
+
+def node(op: str, gates: int, **attrs: Any) -> bytes:
+    rng = np.random.default_rng(gates)
+    shapes = {
+        "X": (3, 2, 4), "W": (2, gates * 3, 4), "R": (2, gates * 3, 3), "B": (2, 6 * gates),
+        "initial_h": (2, 2, 3),
+    }  # fmt: skip
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    values["sequence_lens"] = np.array([3, 1], np.int32)
+    if op == "LSTM":
+        values["P"] = rng.normal(size=(2, 9)).astype(np.float32)
+    case = NodeCase(op, {"hidden_size": 3, "direction": "bidirectional", **attrs}, values, opset=17)
+    return case.model()
+
+
+def branches() -> bytes:
+    """An ONNX model with an If on a constant and shape arithmetic around a recurrence."""
+    rng = np.random.default_rng(1)
+    float_, constants = 1, {
+        "W": rng.normal(size=(1, 9, 4)).astype(np.float32),
+        "R": rng.normal(size=(1, 9, 3)).astype(np.float32),
+        "flag": np.array(True),
+        "shape": np.array([0, 0, -1]),
+        "kernel": rng.normal(size=(4, 1, 3)).astype(np.float32),
+    }  # fmt: skip
+    info = helper.make_tensor_value_info
+    then, other = (
+        helper.make_graph(
+            [helper.make_node(op, ["r"], [f"{op}_out"])], op, [], [info(f"{op}_out", float_, None)]
+        )
+        for op in ("Relu", "Neg")
+    )
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["v"], pads=[1, 1]),
+        helper.make_node("Transpose", ["v"], ["t"], perm=[2, 0, 1]),
+        helper.make_node("GRU", ["t", "W", "R"], ["y"], hidden_size=3, linear_before_reset=1),
+        helper.make_node("Reshape", ["y", "shape"], ["r"]),
+        helper.make_node("If", ["flag"], ["out"], then_branch=then, else_branch=other),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [info("x", float_, ["N", 1, "T"])],
+        [info("out", float_, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def safetensors(state: dict[str, torch.Tensor]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, value in state.items():
+        data = value.numpy().tobytes()
+        span = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": span}
+        body += data
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def write(folder: Path) -> None:
+    """Write every seed as ``<name>.bin`` and the hints that it needs as ``<name>.json``."""
+    torch.manual_seed(0)
+    rnn = nn.LSTM(5, 4, 2, batch_first=True, bidirectional=True)
+    whole = Model(nn.GRU(5, 6, batch_first=True), "sequence", False, True).eval()
+    hints = {
+        "batch_first": True, "output": "sequence", "eps": {"norm": 1e-3, "bn": 1e-5},
+        "kinds": {"norm": "layernorm"},
+        "activations": {"norm": "none", "fc1": "relu", "bn": "none", "fc2": "log_softmax"},
+    }  # fmt: skip
+    net = gr.Sequential([gr.Embedding(7, 4), gr.LSTM(5, peepholes=True), gr.Dense(2, "sigmoid")])
+    save_spec(net.spec(), folder / "model-sequential.bin")
+    cell = export(nn.LSTMCell(4, 3), (torch.randn(2, 4), (torch.randn(2, 3), torch.randn(2, 3))))
+    files: dict[str, tuple[bytes, dict[str, Any]]] = {
+        "onnx-lstm": (node("LSTM", 4, clip=0.7, input_forget=1), {}),
+        "onnx-gru": (node("GRU", 3, activations=["Sigmoid", "Relu"] * 2), {}),
+        "onnx-cell": (cell.SerializeToString(), {}),
+        "onnx-branches": (branches(), {}),
+        "torch-zip": (saved(rnn.state_dict()), HINTS),
+        "torch-legacy": (saved(rnn.state_dict(), legacy=True), HINTS),
+        "torch-whole": (saved({"epoch": 3, "state_dict": whole.state_dict()}), hints),
+        "safetensors": (safetensors(rnn.state_dict()), HINTS),
+        "model-state": (recurrent_spec().to_bytes(), {}),
+        "model-sequential": ((folder / "model-sequential.bin").read_bytes(), {}),
+    }
+    for name, (data, options) in files.items():
+        gr.load(data, **options)  # a seed that is refused would make every mutant a pass
+        (folder / f"{name}.bin").write_bytes(data)
+        (folder / f"{name}.json").write_text(json.dumps(options))
