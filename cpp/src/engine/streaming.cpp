@@ -12,16 +12,20 @@ namespace {
 // Sizes that hardly occur in models; the first that does not occur in this one marks time.
 constexpr int64_t kMarks[] = {61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127};
 
+bool named_like_time(const std::string& symbol) {
+  static const std::set<std::string> kNames = {"T",       "t",        "time",   "seq",
+                                               "seq_len", "sequence", "length", "frames"};
+  return kNames.count(symbol) != 0;
+}
+
 // Symbols of inputs that are no states, in order of appearance, those named like time first.
 std::vector<std::string> time_candidates(const Engine& engine) {
-  static const std::set<std::string> kNames = {"T",   "t",    "time", "seq",  "seq_len",
-                                               "sequence", "length", "frames"};
   std::vector<std::string> named, others;
   for (const Port& port : engine.file().graph.inputs) {
     if (engine.is_state_input(port.name)) continue;
     for (const Dim& dim : port.shape) {
       if (dim.symbol.empty()) continue;
-      auto& list = kNames.count(dim.symbol) != 0 ? named : others;
+      auto& list = named_like_time(dim.symbol) ? named : others;
       if (std::find(list.begin(), list.end(), dim.symbol) == list.end()) list.push_back(dim.symbol);
     }
   }
@@ -52,7 +56,7 @@ struct Verdict {
   std::string node, reason;
 };
 
-Verdict judge(const Engine& engine, const std::string& time, int64_t mark) {
+Verdict judge(const Engine& engine, const std::string& time, bool only, int64_t mark) {
   Sizes sizes;
   for (const Port& port : engine.file().graph.inputs) {
     for (const Dim& dim : port.shape) {
@@ -72,6 +76,10 @@ Verdict judge(const Engine& engine, const std::string& time, int64_t mark) {
     verdict.reason = plan->failed_why;
     if (plan->recurrent > 0 && plan->over_time == 0 && verdict.reason.empty()) {
       verdict.reason = "no recurrent node steps along the axis '" + time + "'";
+    }
+    // Without a recurrent node every axis of independent rows looks like time: only a name tells.
+    if (plan->recurrent == 0 && verdict.reason.empty() && !only && !named_like_time(time)) {
+      verdict.reason = "no recurrent node tells which axis is time";
     }
     verdict.streams = verdict.reason.empty();
   } catch (const Error& error) {
@@ -102,7 +110,7 @@ Streaming analyse_streaming(const Engine& engine) {
   Streaming streaming;
   Verdict best;
   for (const std::string& time : candidates) {
-    const Verdict verdict = judge(engine, time, mark);
+    const Verdict verdict = judge(engine, time, candidates.size() == 1, mark);
     if (verdict.streams) {
       streaming.form = Streaming::Form::kFrames;
       streaming.time = time;
