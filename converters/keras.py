@@ -85,12 +85,13 @@ def _convert(file: KerasFile, name: str, options: Options) -> tuple[ModelSpec, C
     config = _config(file, options, reasons)
     if config is None:
         raise ConversionError(name, [*reasons, *missing_config(file.weights)])
-    if file.major < 2:
+    era = file.era()
+    if era.major < 2:
         reasons.append(Reason("", f"Keras {file.version:.20}", "versions 2 and 3"))
     net = read_net(config, reasons, _input_shape(options, reasons))
     if net is None:
         raise ConversionError(name, reasons)
-    layers = parse_net(net, file.major, reasons)
+    layers = parse_net(net, era, reasons)
     weights = Weights({}, options, reasons)
     arrays = assign(net, layers, file.weights, weights)
     time_major = _time_major(net, reasons)

@@ -90,11 +90,11 @@ def activation(c: Config, key: str, default: str = "linear") -> Activation:
             layer = c.layer_of(value, key)
             reader = LAYERS.get(layer.kind) if layer is not None else None
             if layer is not None and reader is not None:
-                inner = Config(layer, c.major, c.reasons, c.where)
+                inner = Config(layer, c.era, c.reasons, c.where)
                 found = reader(inner)
                 inner.done()
                 return found
-    known = named(value, c.major)
+    known = named(value, c.era.major)
     if known is None:
         allowed = ", ".join(sorted([*_BY_NAME, "hard_sigmoid"]))
         c.refuse(f"{key}={value!r:.80}", f"allowed: {allowed}")

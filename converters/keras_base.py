@@ -41,6 +41,20 @@ class Refused(Exception):  # noqa: N818 - it is a reason
 
 
 @dataclass(frozen=True)
+class Era:
+    """What depends on the version that wrote a file.
+
+    major : 2 or 3
+    zeroes : a Bidirectional of sequences gives zeros, not repeated outputs, for masked steps
+    flips : kernels of convolutions are stored turned round (Theano)
+    """
+
+    major: int = 3
+    zeroes: bool = True
+    flips: bool = False
+
+
+@dataclass(frozen=True)
 class Value:
     """A value of the graph in Keras' layout; ``mask`` is a bool value [N, T] or AMBIGUOUS."""
 
@@ -111,8 +125,8 @@ class Parsed:
 class Config:
     """Reads one configuration; each value that is not allowed becomes a reason."""
 
-    def __init__(self, layer: LayerDef, major: int, reasons: list[Reason], where: str) -> None:
-        self.layer, self.major, self.where = layer, major, where
+    def __init__(self, layer: LayerDef, era: Era, reasons: list[Reason], where: str) -> None:
+        self.layer, self.era, self.where = layer, era, where
         self.config = layer.config
         self.reasons = reasons
         self._used = {"dtype"}

@@ -57,10 +57,10 @@ def read_cell(c: Config, kind: str, path: str) -> Cell:
     units = c.size("units")
     bias = True if gpu else c.flag("use_bias", True)
     # Keras alone changed its mind in TensorFlow 2: where a file does not say, it is Keras 2.
-    after = c.flag("reset_after", c.major >= 3) if kind == "gru" and not gpu else True
+    after = c.flag("reset_after", c.era.major >= 3) if kind == "gru" and not gpu else True
     found = []
     inner = "tanh"
-    outer = "hard_sigmoid" if c.major < 3 else "sigmoid"
+    outer = "hard_sigmoid" if c.era.major < 3 else "sigmoid"
     if gpu:
         found = [(name, 0.0, 0.0) for name in gates.DEFAULT_ACTIVATIONS[kind]]
     else:
@@ -80,7 +80,7 @@ def read_cells(c: Config, entry: Any) -> list[Cell]:
     if layer.kind != "StackedRNNCells":
         cell = _one(c, layer, "cell")
         return [] if cell is None else [cell]
-    stacked = Config(layer, c.major, c.reasons, c.where)
+    stacked = Config(layer, c.era, c.reasons, c.where)
     entries = stacked.raw("cells")
     stacked.done()
     if not isinstance(entries, list) or not 0 < len(entries) <= 1000:
@@ -101,7 +101,7 @@ def _one(c: Config, layer: LayerDef, path: str) -> Cell | None:
     if layer.kind not in CELLS:
         c.refuse(f"cell of class {layer.kind:.80}", f"allowed: {', '.join(CELLS)}")
         return None
-    inner = Config(layer, c.major, c.reasons, c.where)
+    inner = Config(layer, c.era, c.reasons, c.where)
     cell = read_cell(inner, CELLS[layer.kind], path)
     inner.done()
     return cell

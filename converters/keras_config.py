@@ -55,7 +55,8 @@ class Call:
 class Net:
     """A model: layers by name in the order of the file, calls so that each comes after its inputs.
 
-    ``inputs`` are InputLayers by name.
+    ``inputs`` are InputLayers by name. A ``plain`` model is a chain: its outputs are all those of
+    its last call, and no other call has more than one.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Net:
     calls: list[Call] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[Ref] = field(default_factory=list)
+    plain: bool = False
 
 
 class Broken(Exception):  # noqa: N818 - the configuration is
@@ -75,7 +77,8 @@ def read_net(entry: Any, reasons: list[Reason], shape: Any = None) -> Net | None
     ``shape`` is the input shape of a Sequential whose configuration has none.
     """
     try:
-        kind, config = _text(entry, "class_name"), entry.get("config")
+        kind = _text(entry, "class_name")
+        config = entry.get("config")
         if kind.split(">")[-1] not in MODELS:
             raise Broken(f"a model of class {kind!r}; allowed are Sequential and Functional")
         if kind == "Sequential":
@@ -132,7 +135,7 @@ def _layers(entries: Any, reasons: list[Reason]) -> list[LayerDef]:
 
 
 def _sequential(config: Any, reasons: list[Reason], shape: Any) -> Net:
-    entries = config.get("layers") if isinstance(config, dict) else config
+    entries: Any = config.get("layers") if isinstance(config, dict) else config
     name = str(config.get("name", ""))[:200] if isinstance(config, dict) else ""
     layers = _layers(entries, reasons)
     net = Net(name, {layer.name: layer for layer in layers})
@@ -158,7 +161,7 @@ def _sequential(config: Any, reasons: list[Reason], shape: Any) -> Net:
         if layer.kind in MODELS:
             layer.net = read_net({"class_name": layer.kind, "config": layer.config}, reasons)
         net.calls.append(Call(layer.name, 0, (Ref(before.name),)))
-    net.outputs = [Ref(layers[-1].name)]
+    net.outputs, net.plain = [Ref(layers[-1].name)], True
     return net
 
 
@@ -216,15 +219,19 @@ def _is_ref(value: Any) -> bool:
     )
 
 
+def _ref(value: Any) -> Ref:
+    return Ref(value[0], value[1], value[2])
+
+
 def _refs(value: Any) -> Iterator[Ref]:
     """Yield the references in a nest of lists; a mapping of names is taken in its order."""
     if _is_ref(value):
-        yield Ref(*value[:3])
+        yield _ref(value)
     elif isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         history = _config_of(value).get("keras_history")
         if not _is_ref(history):
             raise Broken(f"a tensor from {history!r:.100}")
-        yield Ref(*history)
+        yield _ref(history)
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _refs(one)
@@ -250,7 +257,7 @@ def _inputs(layer: LayerDef, node: Any, reasons: list[Reason]) -> Iterator[Ref |
     for entry in entries:
         if not _is_ref(entry):
             raise Broken(f"{layer.name}: a connection {entry!r:.100}")
-        yield Ref(*entry[:3])
+        yield _ref(entry)
     last = entries[-1][3] if entries and len(entries[-1]) > 3 else None
     if isinstance(last, dict):
         yield from _named(layer, last, reasons)

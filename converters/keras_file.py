@@ -10,6 +10,7 @@ from typing import Any
 
 from gruengine.converters import hdf5
 from gruengine.converters.hdf5 import Group
+from gruengine.converters.keras_base import Era
 from gruengine.converters.zip_reader import ZipArchive
 from gruengine.errors import ModelFileError, UnsupportedError
 
@@ -32,11 +33,17 @@ class KerasFile:
     version: str
     weights: Group
 
-    @property
-    def major(self) -> int:
-        """The version of Keras that matters: 2 or 3; 3 where the file does not say."""
-        match = re.match(r"\d+", self.version)
-        return min(max(int(match.group()[:4]), 1), 3) if match else 3
+    def numbers(self) -> tuple[int, int]:
+        """Return the first two numbers of the version; (3, 0) where the file does not say."""
+        match = re.match(r"(\d{1,4})(?:\.(\d{1,4}))?", self.version)
+        return (int(match[1]), int(match[2] or 0)) if match else (3, 0)
+
+    def era(self) -> Era:
+        """Return what depends on the version."""
+        major, minor = self.numbers()
+        # Keras of TensorFlow masks so since 2.2.4-tf, Keras by itself ended with 2.3.
+        zeroes = major >= 3 or minor >= 4 or "tf" in self.version
+        return Era(min(major, 3), zeroes, self.weights.attributes.get("backend") == "theano")
 
 
 def read_file(data: bytes) -> KerasFile:

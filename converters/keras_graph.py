@@ -16,6 +16,7 @@ from gruengine.converters.keras_base import (
     AMBIGUOUS,
     Arrays,
     Config,
+    Era,
     Parsed,
     Refused,
     Value,
@@ -35,10 +36,10 @@ _WHY = {
 }
 
 
-def parse(layer: LayerDef, major: int, reasons: list[Reason], where: str) -> Parsed:
+def parse(layer: LayerDef, era: Era, reasons: list[Reason], where: str) -> Parsed:
     """Read the configuration of one layer; what is not allowed becomes reasons."""
     if layer.module.startswith("keras.src.ops"):
-        config = Config(layer, major, reasons, where)
+        config = Config(layer, era, reasons, where)
         parsed = keras_layers.numpy_op(config)
         config.done()
         return parsed
@@ -47,22 +48,22 @@ def parse(layer: LayerDef, major: int, reasons: list[Reason], where: str) -> Par
         why = _WHY.get(layer.kind, "no layer that is converted; a custom layer is code")
         reasons.append(Reason(where, f"class {layer.kind:.100}", why))
         return Parsed(lambda b, inputs, arrays: list(inputs))
-    config = Config(layer, major, reasons, where)
+    config = Config(layer, era, reasons, where)
     parsed = reader(config)
     config.done()
     return parsed
 
 
-def parse_net(net: Net, major: int, reasons: list[Reason], prefix: str = "") -> dict[str, Parsed]:
+def parse_net(net: Net, era: Era, reasons: list[Reason], prefix: str = "") -> dict[str, Parsed]:
     """Read all layers of a model and of the models in it, by their names with the prefix."""
     found: dict[str, Parsed] = {}
     for layer in net.layers.values():
         where = prefix + layer.name
         if layer.kind in MODELS:
             if layer.net is not None:
-                found.update(parse_net(layer.net, major, reasons, f"{where}/"))
+                found.update(parse_net(layer.net, era, reasons, f"{where}/"))
         elif layer.kind != "InputLayer":
-            found[where] = parse(layer, major, reasons, where)
+            found[where] = parse(layer, era, reasons, where)
     return found
 
 
@@ -109,7 +110,8 @@ class Builder(GraphParts):
         values = self.run(net, inputs, "")
         states = self.outputs
         self.outputs = []
-        for ref, value in zip(net.outputs, values, strict=True):
+        refs = [Ref(net.outputs[0].layer, 0, k) for k in range(len(values))]
+        for ref, value in zip(refs if net.plain else net.outputs, values, strict=True):
             if value is not None:
                 name = ref.layer if ref.tensor == 0 else f"{ref.layer}_{ref.tensor}"
                 self._output(name, value)
@@ -137,6 +139,10 @@ class Builder(GraphParts):
             else:
                 found = self._emit(where, known)
             values[call.layer, call.node] = found
+            if net.plain and len(found) > 1 and call is not net.calls[-1]:
+                self.reasons.append(Reason(where, f"{len(found)} outputs", "one in a Sequential"))
+        if net.plain:
+            return values[net.outputs[0].layer, 0]
         return [_pick(values, ref) for ref in net.outputs]
 
     def _inner(self, layer: LayerDef, given: list[Value], where: str) -> list[Value | None]:
@@ -161,9 +167,10 @@ class Builder(GraphParts):
 
     def _input(self, layer: LayerDef, index: int) -> Value | None:
         shape = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
-        fits = isinstance(shape, list) and 0 < len(shape) <= 8
-        if not fits or any(
-            size is not None and (type(size) is not int or not 0 < size < 1 << 31) for size in shape
+        if (
+            not isinstance(shape, list)
+            or not 0 < len(shape) <= 8
+            or not all(size is None or (type(size) is int and 0 < size < 1 << 31) for size in shape)
         ):
             self.reasons.append(Reason(layer.name, f"shape {shape!r:.80}", "sizes or null"))
             return None
@@ -179,8 +186,10 @@ class Builder(GraphParts):
         if self.time_major and index:
             names = [f"T_{layer.name}", "N"]
         names += [f"{layer.name}_{axis}" for axis in range(2, len(shape))]
+        # A batch that is fixed, as stateful layers need it in Keras, is free here.
         dims = tuple(
-            name if size is None else size for name, size in zip(names, shape, strict=False)
+            name if size is None or name == "N" else size
+            for name, size in zip(names, shape, strict=False)
         )
         self.inputs.append(Port(layer.name, dtype, dims))
         return Value(layer.name, dims, dtype=dtype)

@@ -32,6 +32,7 @@ class Layer:
     backwards: bool
     stateful: bool
     zero_masked: bool
+    masks_with_states: bool
 
     @property
     def units(self) -> int:
@@ -83,6 +84,7 @@ def _layer(c: Config) -> Layer | None:
         c.flag("go_backwards", False),
         c.flag("stateful", False),
         c.flag("zero_output_for_mask", False),
+        c.era.major < 3,
     )
     c.flag("time_major", False)
     return layer if cells else None
@@ -99,7 +101,7 @@ def read_bidirectional(c: Config) -> Parsed:
             if inner is not None:
                 c.refuse(f"of a {inner.kind:.80}", "a recurrent layer")
             continue
-        config = Config(inner, c.major, c.reasons, f"{c.where}/{way}")
+        config = Config(inner, c.era, c.reasons, f"{c.where}/{way}")
         layer = _layer(config)
         config.done()
         if layer is not None:
@@ -110,8 +112,8 @@ def read_bidirectional(c: Config) -> Parsed:
         found[1] = replace(found[1], backwards=not found[0].backwards)
     if found[0].backwards == found[1].backwards or len({_returns(one) for one in found}) > 1:
         c.refuse("whose layers do not fit", "one goes backwards, both return the same")
-    # Keras does so itself, so that repeated outputs don't mix with those of the other direction.
-    found = [replace(one, zero_masked=one.sequences) for one in found]
+    if c.era.zeroes:
+        found = [replace(one, zero_masked=one.sequences) for one in found]
     parts = ("forward_layer", "backward_layer")
 
     def emit(b: Builder, inputs: Sequence[Value], arrays: Arrays) -> list[Value]:
@@ -155,6 +157,9 @@ class _Run:
         if self.masked:
             if self.time_major:
                 raise Refused("a mask with time_major=True", "one of them alone")
+            if self.initial and not layer.masks_with_states:
+                why = "Keras 3 does not use the mask then; the hint unpadded=True leaves masks out"
+                raise Refused("a mask with an initial state", why)
             self._number_steps(b.known_mask(self.x))
 
     def _node(self, op: str, *inputs: str, **attrs: int | str | list[int]) -> str:
@@ -166,8 +171,8 @@ class _Run:
         """Compute lengths, and for each step how many count up to it: [N, T, 1]."""
         b = self.b
         last, first = b.ints(self.where, "last", [-1]), b.ints(self.where, "first", [0])
-        self._floats = self._node("Cast", mask, to=1)
-        column = self._node("Unsqueeze", self._floats, last)
+        floats = self._node("Cast", mask, to=1)
+        column = self._node("Unsqueeze", floats, last)
         # steps[t] >= steps[s]: a triangle of ones, whose product with the mask is a running sum.
         shape = self._node("Shape", mask)
         at = b.tensor(self.where, "time_axis", np.array(1, np.int64))
@@ -180,7 +185,7 @@ class _Run:
         self._counts = self._node("MatMul", lower, column)
         self._places = self._node("Cast", columns, to=1)
         self._column = column
-        total = self._node("ReduceSum", self._floats, b.ints(self.where, "axis", [1]), keepdims=0)
+        total = self._node("ReduceSum", floats, b.ints(self.where, "axis", [1]), keepdims=0)
         self.lengths = self._node("Cast", total, to=7)
 
     def _chosen(self, index: str) -> str:

@@ -52,6 +52,7 @@ def _conv(c: Config) -> Parsed:
         if size % groups or filters % groups:
             raise Refused(f"Conv1D groups={groups}", f"a divisor of {size} and {filters}")
         weight = arrays.get("kernel", (kernel, size // groups, filters))
+        weight = weight[::-1] if c.era.flips else weight
         steps = _length(b, c.where, x.dims[1], kernel, stride, padding, dilation)
         added = arrays.get("bias", (filters,)) if bias else None
         if kernel == stride == groups == 1:  # a product at every step
@@ -229,7 +230,7 @@ def _distributed(c: Config) -> Parsed:
     # Axes of the inner layer count from the batch, without the time in between.
     moved = [one + 1 if type(one) is int and one > 0 else one for one in _listed(axis)]
     inner = replace(inner, config={**inner.config, "axis": moved}) if moved else inner
-    parsed = parse(inner, c.major, c.reasons, f"{c.where}/{inner.name}")
+    parsed = parse(inner, c.era, c.reasons, f"{c.where}/{inner.name}")
     flat = inner.kind == "Flatten"
     found = [replace(v, path=f"layer/{v.path}" if v.path else "layer") for v in parsed.variables]
 

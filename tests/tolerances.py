@@ -35,6 +35,8 @@ ENGINE_RECURRENT = Budget(rtol=1e-5, atol=1e-5)
 ONNX_NODE = 1e-5
 # A module or checkpoint of PyTorch: up to three layers, both sides in float32.
 TORCH_MODULE = 1e-5
+# A model of Keras: up to four layers, both sides in float32.
+KERAS_MODEL = 1e-5
 # A real model over thousands of steps that feed their own states.
 REAL_MODEL = 1e-4
 # The vectors of RTNeural, printed with seven digits.
