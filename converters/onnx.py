@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.converters import onnx_ops_shape, onnx_recurrent  # they enter their operators
+from gruengine.converters import (  # they enter their operators
+    onnx_einsum,
+    onnx_ops_more,
+    onnx_ops_shape,
+    onnx_recurrent,
+)
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.onnx_finish import (
     conditions_on_data,
@@ -30,7 +35,7 @@ from gruengine.errors import ModelFileError
 from gruengine.spec import DTYPES, Attr, Graph, ModelSpec, Node, Port
 from gruengine.spec_checks import problems_of
 
-_ = (onnx_ops_shape, onnx_recurrent)
+_ = (onnx_einsum, onnx_ops_more, onnx_ops_shape, onnx_recurrent)
 Array = np.ndarray[Any, Any]
 
 OLDEST = 7

@@ -39,7 +39,8 @@ _LAYOUT = frozenset(
 )
 _SAME_TYPES = frozenset(
     ["Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Sum", "Mean", "MatMul", "Gemm", "Conv",
-     "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Concat", "PRelu"]
+     "ConvTranspose", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Concat",
+     "PRelu"]
 )  # fmt: skip
 
 
@@ -221,7 +222,7 @@ class Builder:
             return False
         total = sum(size or 0 for size in sizes)
         products = total
-        if node.op in ("MatMul", "Gemm", "Conv"):
+        if node.op in ("MatMul", "Gemm", "Conv", "ConvTranspose"):
             first = infos[1].shape or ()
             products *= int(np.prod([s for s in first if isinstance(s, int)], dtype=object))
         if node.op not in _LAYOUT and 8 * total > self._bytes:

@@ -147,14 +147,14 @@ def _conv(call: Call) -> list[str]:
     given = call.ints("kernel_shape")
     if given is not None and given != kernel:
         raise Refused((f"attribute kernel_shape = {given}", f"the weights have {kernel}"))
-    attrs = _window(call, kernel)
+    attrs = window_attributes(call, kernel)
     attrs["group"] = call.integer("group", 1)
     attrs["kernel_shape"] = list(kernel)
     return call.out("Conv", call.inputs, attrs)
 
 
-def _window(call: Call, kernel: list[int]) -> dict[str, Attr]:
-    """Return strides, dilations and explicit pads."""
+def window_attributes(call: Call, kernel: list[int], auto: bool = True) -> dict[str, Attr]:
+    """Return strides, dilations and pads; with ``auto`` those that ``auto_pad`` asks for."""
     n = len(kernel)
     strides = call.ints("strides") or [1] * n
     dilations = call.ints("dilations") or [1] * n
@@ -164,13 +164,13 @@ def _window(call: Call, kernel: list[int]) -> dict[str, Attr]:
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
         raise Refused((f"kernel {kernel}, strides {strides}, dilations {dilations}, pads {pads}",
                        "sizes of at least 1, and pads that are not negative"))  # fmt: skip
-    auto = call.text("auto_pad", "NOTSET")
-    if auto == "VALID":
+    kind = call.text("auto_pad", "NOTSET") if auto else "NOTSET"
+    if kind == "VALID":
         pads = [0] * (2 * n)
-    elif auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = _same_pads(call, kernel, strides, dilations, auto == "SAME_UPPER")
-    elif auto != "NOTSET":
-        raise Refused((f"attribute auto_pad = {auto!r}", "it is not known"))
+    elif kind in ("SAME_UPPER", "SAME_LOWER"):
+        pads = _same_pads(call, kernel, strides, dilations, kind == "SAME_UPPER")
+    elif kind != "NOTSET":
+        raise Refused((f"attribute auto_pad = {kind!r}", "it is not known"))
     return {"strides": strides, "dilations": dilations, "pads": pads}
 
 
@@ -202,7 +202,7 @@ def _pool(call: Call) -> list[str]:
     kernel = call.ints("kernel_shape")
     if not kernel:
         raise Refused(("attribute kernel_shape", "it is missing"))
-    attrs = _window(call, kernel)
+    attrs = window_attributes(call, kernel)
     attrs["kernel_shape"] = list(kernel)
     attrs["ceil_mode"] = call.integer("ceil_mode", 0)
     if call.node.op == "AveragePool":

@@ -62,6 +62,57 @@ def _conv(node: Node, x: Sequence[Info]) -> Info:
     return Info(x[0].dtype, (a[0], w[0], *_windows(node, a, w[2:])))
 
 
+@rule("ConvTranspose")
+def _conv_transpose(node: Node, x: Sequence[Info]) -> Info:
+    a, w = x[0].shape, x[1].shape
+    if a is None or w is None or len(a) != len(w):
+        return Info(x[0].dtype)
+    n, group = len(a) - 2, attr(node, "group", 1)
+
+    def numbers(name: str, default: int, length: int) -> list[int]:
+        value = node.attrs.get(name)
+        return [int(v) for v in value] if isinstance(value, list) else [default] * length
+
+    strides, dilations = numbers("strides", 1, n), numbers("dilations", 1, n)
+    pads, extra = numbers("pads", 0, 2 * n), numbers("output_padding", 0, n)
+    out: list[Size] = []
+    for i, (size, width) in enumerate(zip(a[2:], w[2:], strict=True)):
+        if isinstance(width, int) and isinstance(size, int):
+            whole = (size - 1) * strides[i] + (width - 1) * dilations[i] + 1 + extra[i]
+            out.append(whole - pads[i] - pads[n + i])
+        elif isinstance(width, int) and strides[i] == 1:
+            grown = (width - 1) * dilations[i] + extra[i] - pads[i] - pads[n + i]
+            out.append(size if grown == 0 else None)
+        else:
+            out.append(None)
+    outputs = w[1] * group if isinstance(w[1], int) else None
+    return Info(x[0].dtype, (a[0], outputs, *out))
+
+
+@rule("ScatterND", "CumSum")
+def _like_first(node: Node, x: Sequence[Info]) -> Info:
+    return Info(x[0].dtype, x[0].shape)
+
+
+@rule("ArgMax", "ArgMin")
+def _arg(node: Node, x: Sequence[Info]) -> Info:
+    if x[0].shape is None:
+        return Info("int64")
+    axis = axis_of(attr(node, "axis", 0), len(x[0].shape))
+    middle = (1,) if attr(node, "keepdims", 1) else ()
+    return Info("int64", (*x[0].shape[:axis], *middle, *x[0].shape[axis + 1 :]))
+
+
+@rule("TopK")
+def _top_k(node: Node, x: Sequence[Info]) -> list[Info]:
+    if x[0].shape is None:
+        return [Info(x[0].dtype), Info("int64")]
+    axis, k = axis_of(attr(node, "axis", -1), len(x[0].shape)), x[1].integers()
+    size = k[0] if k else None
+    shape = (*x[0].shape[:axis], size, *x[0].shape[axis + 1 :])
+    return [Info(x[0].dtype, shape), Info("int64", shape)]
+
+
 @rule("MaxPool", "AveragePool")
 def _pool(node: Node, x: Sequence[Info]) -> Info:
     kernel = node.attrs["kernel_shape"]

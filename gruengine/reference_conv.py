@@ -129,6 +129,59 @@ def conv(
     return y if bias is None else y + bias.reshape(M, *[1] * len(kernel))
 
 
+@register("ConvTranspose")
+def conv_transpose(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Array:
+    """Spread ``x`` [N, C, ...] by ``weight`` [C, M / group, ...]: [N, M, ...], pads cut off."""
+    kernel, n = weight.shape[2:], x.ndim - 2
+    step, by = list(strides or [1] * n), list(dilations or [1] * n)
+    pad, extra = list(pads or [0] * 2 * n), list(output_padding or [0] * n)
+    N, C, M = *x.shape[:2], weight.shape[1] * group
+    if group < 1 or weight.shape[0] != C or C % group or weight.ndim != x.ndim or n < 1:
+        raise ValueError(f"x {x.shape} and weight {weight.shape} do not fit {group} groups")
+    if kernel_shape is not None and tuple(kernel_shape) != kernel:
+        raise ValueError(f"kernel_shape is {kernel_shape}; the weight has {kernel}")
+    fits = len(step) == len(by) == len(extra) == n and len(pad) == 2 * n
+    if not fits or min(*kernel, *step, *by) < 1 or min(*pad, *extra) < 0:
+        raise ValueError(
+            f"kernel {kernel}, strides {step}, dilations {by}, pads {pad}, output_padding {extra}"
+        )
+    if any(e >= max(s, d) for e, s, d in zip(extra, step, by, strict=True)):
+        raise ValueError(f"output_padding is {extra}; it must be less than a stride or dilation")
+    whole = [
+        (size - 1) * s + (k - 1) * d + 1 + e
+        for size, s, k, d, e in zip(x.shape[2:], step, kernel, by, extra, strict=True)
+    ]
+    check_size([N, M, *whole])
+    groups = x.reshape(N, group, C // group, *x.shape[2:])
+    rows = weight.reshape(group, C // group, M // group, *kernel)
+    y = np.zeros((N, group, M // group, *whole), x.dtype)
+    for offset in itertools.product(*(range(k) for k in kernel)):
+        index: list[slice] = [slice(None)] * 3
+        for i, o in enumerate(offset):
+            start = o * by[i]
+            index.append(slice(start, start + (x.shape[i + 2] - 1) * step[i] + 1, step[i]))
+        place: tuple[Any, ...] = (..., *offset)
+        y[tuple(index)] += np.einsum("gcm,ngc...->ngm...", rows[place], groups)
+    cut = [slice(pad[i], whole[i] - pad[n + i]) for i in range(n)]
+    if any(s.stop < s.start for s in cut):
+        raise ValueError(f"pads {pad} leave less than nothing of {whole}")
+    inside = (slice(None), slice(None), *cut)
+    y = y.reshape(N, M, *whole)[inside]
+    return y if bias is None else y + bias.reshape(M, *[1] * n)
+
+
 @register("MaxPool")
 def max_pool(
     x: Array,

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 # These modules enter their operators into OPS.
-from gruengine import reference_conv, reference_math, reference_shape
+from gruengine import reference_conv, reference_math, reference_order, reference_shape
 from gruengine.errors import InvalidInputError
 from gruengine.reference import recurrent
 from gruengine.reference_ops import OPS, Array, check_size, register, size_limit
 from gruengine.spec import Graph, Node
 
 __all__ = ["OPS", "apply_node", "check_size", "run_graph", "size_limit"]
-_ = (reference_conv, reference_math, reference_shape)
+_ = (reference_conv, reference_math, reference_order, reference_shape)
 
 
 @register("Recurrent")

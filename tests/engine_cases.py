@@ -91,6 +91,20 @@ def convolutions() -> Iterator[Case]:
     yield Case("Conv", [f32(0, 5, 9), f32(33, 5, 3)], {})
 
 
+def transposed() -> Iterator[Case]:
+    """Transposed convolutions past one vector and one block of taps."""
+    op = "ConvTranspose"
+    for n in (1, 3):
+        for length in (1, 4, 40):
+            yield Case(op, [f32(n, 5, length), f32(5, 33, 3), f32(33)], {"pads": [1, 1]})
+            yield Case(op, [f32(n, 6, length), f32(6, 1, 4)], {"group": 6, "strides": [2]})
+    yield Case(op, [f32(1, 34, 700), f32(34, 2, 256)], {"strides": [64]})
+    yield Case(op, [f32(2, 8, 3, 17), f32(8, 3, 1, 5), f32(3)], {"strides": [1, 2]})
+    yield Case(op, [f32(2, 8, 1), f32(8, 3, 3)], {"pads": [1, 2]})
+    yield Case(op, [f32(2, 8, 1), f32(8, 3, 3)], {"pads": [1, 1]})
+    yield Case(op, [f32(0, 8, 4), f32(8, 3, 3)], {})
+
+
 def rows() -> Iterator[Case]:
     """Reductions and normalisations over each axis, at odd sizes."""
     for shape in ((5, 67), (3, 33, 2), (2, 3, 17, 5)):
@@ -146,5 +160,7 @@ def moves() -> Iterator[Case]:
 
 
 ENGINE_CASES = [
-    case for family in (elements, products, convolutions, rows, moves) for case in family()
+    case
+    for family in (elements, products, convolutions, transposed, rows, moves)
+    for case in family()
 ]

@@ -237,9 +237,49 @@ def movement() -> Iterator[Case]:
     yield Case("Pad", [x, i64(1, 1, 1, 1)], {})
 
 
+def transposed(x: Array, image: Array) -> Iterator[Case]:
+    """Transposed convolutions."""
+    op = "ConvTranspose"
+    yield Case(op, [x, f32(4, 5, 3), f32(5)], {})
+    yield Case(op, [x, f32(4, 3, 4)], {"group": 2, "pads": [2, 1], "strides": [3]})
+    yield Case(op, [x, f32(4, 1, 3), f32(4)], {"group": 4, "dilations": [2], "pads": [0, 4]})
+    yield Case(op, [x, f32(4, 2, 2)], {"strides": [3], "output_padding": [2], "kernel_shape": [2]})
+    yield Case(op, [image, f32(4, 3, 3, 2), f32(3)], {"pads": [1, 0, 2, 1]})
+    yield Case(op, [image, f32(4, 2, 1, 3)], {"strides": [1, 2], "pads": [0, 1, 0, 1]})
+    yield Case(op, [image, f32(4, 3, 2, 3), f32(6)], {
+        "group": 2, "strides": [2, 3], "dilations": [2, 1], "output_padding": [1, 2],
+        "pads": [1, 2, 0, 1],
+    })  # fmt: skip
+
+
+def order() -> Iterator[Case]:
+    """Operators that order, add up or place elements."""
+    x = np.round(f32(3, 4, 5))
+    for axis in (0, 1, -1):
+        for attrs in ({}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}):
+            yield Case("CumSum", [x, np.array(axis)], attrs)
+        for op in ("ArgMax", "ArgMin"):
+            yield Case(op, [x], {"axis": axis})
+            yield Case(op, [x], {"axis": axis, "keepdims": 0, "select_last_index": 1})
+        for largest in (0, 1):
+            yield Case("TopK", [x, i64(3)], {"axis": axis, "largest": largest}, 2)
+    yield Case("CumSum", [SIGNS[0], np.array([0], np.int32)], {})
+    yield Case("ArgMax", [SIGNS[1]], {})
+    yield Case("TopK", [SIGNS[0], i64(2)], {}, 2)
+    places = np.array([[[1, -1]], [[0, 2]]])
+    for reduction in ("none", "add", "mul", "min", "max"):
+        yield Case("ScatterND", [x, places, f32(2, 1, 5)], {"reduction": reduction})
+        yield Case("ScatterND", [x[:, 0, 0], i64(2, 0, 2)[:, None], f32(3)],
+                   {} if reduction == "none" else {"reduction": reduction})  # fmt: skip
+    yield Case("ScatterND", [grid(4), i64(1)[None], i64(-5)], {})
+    yield Case("ScatterND", [x > 0, i64(2)[None], x[:1] < 0], {})
+    yield Case("ScatterND", [x, np.zeros((0, 1), np.int64), f32(0, 4, 5)], {})
+
+
 def windows() -> Iterator[Case]:
     """Convolutions and pools."""
     x, image = f32(2, 4, 11), f32(2, 4, 8, 7)
+    yield from transposed(x, image)
     yield Case("Conv", [x, f32(6, 4, 3), f32(6)], {})
     yield Case("Conv", [x, f32(6, 2, 3)], {"group": 2, "pads": [2, 1], "strides": [2]})
     yield Case("Conv", [x, f32(4, 1, 3)], {"group": 4, "dilations": [2], "kernel_shape": [3]})
@@ -268,6 +308,6 @@ def windows() -> Iterator[Case]:
 
 CASES = [
     case
-    for family in (elementwise, arithmetic, reductions, shapes, movement, windows)
+    for family in (elementwise, arithmetic, reductions, shapes, movement, windows, order)
     for case in family()
 ]

@@ -20,6 +20,8 @@ PLANNED = {
     "BatchNormalization": (1, 2, 3, 4),
     "ConstantOfShape": (0,),
     "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "CumSum": (1,),
     "Dropout": (1, 2),
     "Expand": (1,),
     "Pad": (1, 3),
@@ -29,6 +31,7 @@ PLANNED = {
     "Split": (1,),
     "Squeeze": (1,),
     "Tile": (1,),
+    "TopK": (1,),
     "Unsqueeze": (1,),
     **{
         f"Reduce{kind}": (1,)

@@ -26,7 +26,7 @@ ALL = [
     for case in [*CASES, *ENGINE_CASES]
     if not any(case is left_out for left_out in UNWRITABLE)
 ]
-PRODUCTS = ("Conv", "Gemm", "LayerNormalization", "MatMul")
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "LayerNormalization", "MatMul")
 OPS = sorted({case.op for case in ALL})
 
 
