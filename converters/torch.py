@@ -13,6 +13,7 @@ import numpy as np
 from gruengine.converters import torch_file
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.safetensors_file import read_weights
+from gruengine.converters.torch_export import read_exported
 from gruengine.converters.torch_graph import build
 from gruengine.converters.torch_layers import Activation, Cell, Layer, Rnn, words
 from gruengine.converters.torch_module import (
@@ -96,14 +97,29 @@ def read_checkpoint(
     return spec, report
 
 
-def read_module(module: Any, *, name: str, options: Options) -> tuple[ModelSpec, ConversionReport]:
-    """Read a live ``torch.nn.Module``: recurrent modules, cells, and Sequential of them and others.
+def read_module(
+    module: Any,
+    *,
+    name: str,
+    options: Options,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+) -> tuple[ModelSpec, ConversionReport]:
+    """Read a live ``torch.nn.Module``.
+
+    Without example inputs: recurrent modules, cells, and Sequential of them and others, which are
+    looked at and never run. With them: any module that ``torch.export`` can trace
+    (``torch_export.read_exported`` says how).
 
     Raises
     ------
     ConversionError
         A module that cannot be converted exactly; every reason is listed.
     """
+    if example_inputs is not None:
+        return read_exported(
+            module, example_inputs, name=name, options=options, dynamic_shapes=dynamic_shapes
+        )
     reasons = _check_options(options)
     layers, warnings = read_layers(module, options, reasons)
     spec, report = finish(layers, reasons, name, options)

@@ -44,7 +44,7 @@ def read_layers(
             "the file that torch.save made)"
         )
     warnings: list[str] = []
-    layers = read_tree(_view(_unwrapped(module), ""), options, reasons, warnings)
+    layers = read_tree(_view(unwrapped(module), ""), options, reasons, warnings)
     return layers, warnings
 
 
@@ -52,7 +52,7 @@ def _class_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _unwrapped(module: Any) -> Any:
+def unwrapped(module: Any) -> Any:
     """Return the module inside torch.compile's and DataParallel's wrappers."""
     wrappers = {
         "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
@@ -85,7 +85,7 @@ def _view(module: Any, path: str, depth: int = 0) -> ModuleView:
     arrays = {}
     for name, tensor in tensors.items():
         if tensor is not None:
-            array = _to_numpy(tensor)
+            array = to_numpy(tensor)
             if array is None:
                 problems.append(f"{name} of {tensor.dtype} on {tensor.device}")
             else:
@@ -94,7 +94,7 @@ def _view(module: Any, path: str, depth: int = 0) -> ModuleView:
         problems.append("modules nested deeper than 64")
         children = {}
     views = [
-        _view(_unwrapped(child), f"{path}.{name}" if path else name, depth + 1)
+        _view(unwrapped(child), f"{path}.{name}" if path else name, depth + 1)
         for name, child in children.items()
     ]
     return ModuleView(kind, path, vars(module), arrays, views, problems)
@@ -109,7 +109,7 @@ def _parametrized(container: Any, problems: list[str]) -> dict[str, Any]:
     return {f"parametrizations.{name}": value for name, value in container.state_dict().items()}
 
 
-def _to_numpy(tensor: Any) -> Array | None:
+def to_numpy(tensor: Any) -> Array | None:
     """Return a tensor as an array, the half types in float32; None if it has no plain values."""
     import torch
 

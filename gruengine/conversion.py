@@ -116,7 +116,9 @@ def prepare(
 
 def from_torch(
     module: Any,
+    example_inputs: Any = None,
     *,
+    dynamic_shapes: Any = None,
     bind: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
     **hints: Any,
@@ -126,6 +128,14 @@ def from_torch(
     Parameters
     ----------
     module : torch.nn.Module
+        Not changed. It is converted as in eval mode.
+    example_inputs : tensor, tuple or dict, optional
+        What ``forward`` is called with: one input, its positional arguments, or arguments by name
+        (tensors or arrays). ``torch.export`` traces the forward with them. They can be left out
+        for recurrent modules, cells, and ``nn.Sequential`` of them and other known modules, which
+        are converted without running anything.
+    dynamic_shapes : optional
+        As ``torch.export.export`` takes it; None: each size that the module leaves free is free.
     bind, state, **hints
         As for ``convert``.
 
@@ -137,12 +147,24 @@ def from_torch(
     ------
     ConversionError
         The module cannot be converted exactly; every reason is listed.
+
+    Notes
+    -----
+    A traced model has its inputs named after the arguments of ``forward``. A single result is
+    ``y``, entries of dicts and named tuples keep their names, the next value of a state input
+    ``h`` is ``h_out``, and the others are ``y``, ``y_1``, ``y_2``. The graph is compared with the
+    module on the example and on other sizes before it is accepted.
     """
     from gruengine.converters.torch import read_module
 
     sizes = hints.pop("sizes", None)
-    name = type(module).__name__
-    spec, report = read_module(module, name=name, options=Options(bind or {}, state, hints))
+    spec, report = read_module(
+        module,
+        name=type(module).__name__,
+        options=Options(bind or {}, state, hints),
+        example_inputs=example_inputs,
+        dynamic_shapes=dynamic_shapes,
+    )
     return _finish(spec, report, sizes)
 
 

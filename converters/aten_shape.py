@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: MIT
+"""ATen operators that make, shape and move tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gruengine.converters.aten import MAX_AXIS, Call, Refused, lower
+from gruengine.converters.torch_sizes import Size, sizes_of
+
+#: Largest tensor of one number that is kept as a constant instead of a node.
+MAX_FILL = 1 << 12
+
+# -- the same values ------------------------------------------------------------------------------
+
+
+@lower(
+    "clone.default", "detach.default", "contiguous.default", "alias.default", "lift_fresh.default",
+    "lift_fresh_copy.default", "dropout.default", "feature_dropout.default",
+    "alpha_dropout.default", "feature_alpha_dropout.default", "native_dropout.default",
+    "resolve_conj.default", "resolve_neg.default", "positive.default",
+)  # fmt: skip
+def _same(call: Call) -> str:
+    if call.args.get("train") and call.args.get("p"):
+        raise Refused(f"dropout of {call.args['p']} that is active", "in eval mode it is off")
+    return call.tensor("input" if "input" in call.args else "self")
+
+
+@lower("_to_copy.default", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default")
+@lower("_assert_tensor_metadata.default")
+def _to(call: Call) -> str:
+    if "assert" in str(call.node.target):
+        return call.given(call.node.args[0])
+    dtype = call.out_dtype
+    source, target = str(call.meta("self").dtype), str(call.out.dtype)
+    if source in ("torch.float32", "torch.float64") and target in _HALF:
+        raise Refused(f"{source} rounded to {target}", "float32 is computed")
+    value = call.tensor()
+    own = call.type_of(call.meta("self").dtype)
+    if own != "bool" and dtype == "bool":
+        return call.emit("Not", [call.emit("Equal", [value, call.number(0, own)])])
+    return call.cast(value, dtype)
+
+
+_HALF = ("torch.float16", "torch.bfloat16")
+
+
+@lower("copy.default")
+def _copy(call: Call) -> str:
+    value = call.tensor("src", call.out_dtype)
+    return call.expand(value, call.shape("src"), call.out_shape)
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+
+@lower(
+    "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints",
+    "unflatten.int", "view_as.default", "reshape_as.default",
+)  # fmt: skip
+def _view(call: Call) -> str:
+    return call.reshape(call.tensor(), call.shape("self"), call.out_shape)
+
+
+@lower("squeeze.default", "squeeze.dim", "squeeze.dims")
+def _squeeze(call: Call) -> str:
+    shape = call.shape("self")
+    axes = call.axes() if call.has("dim") else list(range(len(shape)))
+    gone = [axis for axis in axes if axis < len(shape) and shape[axis] == 1]
+    return call.squeeze(call.tensor(), gone)
+
+
+@lower("unsqueeze.default")
+def _unsqueeze(call: Call) -> str:
+    return call.unsqueeze(call.tensor(), [call.axis("dim", call.rank() + 1)])
+
+
+@lower("expand.default", "expand_as.default", "broadcast_to.default")
+def _expand(call: Call) -> str:
+    return call.expand(call.tensor(), call.shape("self"), call.out_shape)
+
+
+@lower("permute.default", "transpose.int", "t.default", "numpy_T.default", "mT.default")
+@lower("movedim.int", "movedim.intlist", "swapaxes.default")
+def _permute(call: Call) -> str:
+    rank, name = call.rank(), str(call.node.target).split(".")[1]
+    perm = list(range(rank))
+    if name == "permute":
+        perm = call.axes("dims")
+    elif name in ("t", "numpy_T"):
+        perm.reverse()
+    elif name == "movedim":
+        before, after = call.axes("source"), call.axes("destination")
+        rest = iter(axis for axis in range(rank) if axis not in before)
+        places = dict(zip(after, before, strict=True))
+        perm = [places[axis] if axis in places else next(rest) for axis in range(rank)]
+    else:
+        names = {"transpose": ("dim0", "dim1"), "swapaxes": ("axis0", "axis1")}.get(name)
+        a, b = (rank - 2, rank - 1) if names is None else (call.axis(n) for n in names)
+        perm[a], perm[b] = perm[b], perm[a]
+    return call.transpose(call.tensor(), perm)
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def _bound(call: Call, name: str, default: Size, size: Size) -> Size:
+    """Return a start or an end as Slice takes it; what torch clamps, Slice clamps too."""
+    value = call.size(name) if call.has(name) else default
+    if isinstance(value, int) and isinstance(size, int) and value >= size:
+        return MAX_AXIS if name == "end" else value
+    return value
+
+
+@lower("slice.Tensor", "narrow.default", "slice_copy.Tensor")
+def _slice(call: Call) -> str:
+    axis = call.axis()
+    size = call.shape("self")[axis]
+    if "narrow" in str(call.node.target):
+        start = call.size("start")
+        return call.cut(call.tensor(), axis, start, start + call.size("length"))
+    start, end = _bound(call, "start", 0, size), _bound(call, "end", MAX_AXIS, size)
+    if end == size:
+        end = MAX_AXIS
+    return call.cut(call.tensor(), axis, start, end, call.integer("step"))
+
+
+@lower("select.int", "select_copy.int")
+def _select(call: Call) -> str:
+    index = call.context.sizes.scalar(call.size("index"))
+    return call.emit("Gather", [call.tensor(), index], axis=call.axis())
+
+
+@lower("unbind.int")
+def _unbind(call: Call) -> list[str]:
+    axis, count = call.axis(), len(call.out)
+    index = [call.number(i, "int64") for i in range(count)]
+    return [call.emit("Gather", [call.tensor(), one], axis=axis) for one in index]
+
+
+@lower(
+    "split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default", "tensor_split.sections",
+    "split_with_sizes_copy.default", "unsafe_split.Tensor", "unsafe_chunk.default",
+)  # fmt: skip
+def _split(call: Call) -> list[str]:
+    axis = call.axis()
+    parts = [sizes_of(one)[axis] for one in call.out]
+    if len(parts) == 1:
+        return [call.tensor()]
+    inputs = [call.tensor(), call.context.sizes.vector(parts)]
+    return call.emit_all("Split", inputs, len(parts), {"axis": axis})
+
+
+@lower("cat.default", "concat.default")
+def _cat(call: Call) -> str:
+    dtype = call.out_dtype
+    # torch passes over empty vectors here.
+    full = [one for one in call.args["tensors"] if sizes_of(one.meta["val"]) != (0,)]
+    if not full:
+        return call.given(call.args["tensors"][0], dtype)
+    rank = len(call.out_shape)
+    return call.concat([call.given(one, dtype) for one in full], call.axis("dim", rank))
+
+
+@lower("stack.default")
+def _stack(call: Call) -> str:
+    axis = call.axis("dim", len(call.out_shape))
+    values = call.tensors("tensors", call.out_dtype)
+    return call.concat([call.unsqueeze(one, [axis]) for one in values], axis)
+
+
+@lower("slice_scatter.default", "select_scatter.default")
+def _scatter(call: Call) -> str:
+    """Put ``src`` in the place of a part: what is before it, it, what is behind it."""
+    axis, size = call.axis(), call.shape("self")[call.axis()]
+    x, new = call.tensor(), call.tensor("src", call.out_dtype)
+    if "select" in str(call.node.target):
+        index = call.size("index")
+        start = index + size if isinstance(index, int) and index < 0 else index
+        end, new = start + 1, call.unsqueeze(new, [axis])
+    else:
+        if call.integer("step") != 1:
+            raise Refused("a part with steps that is written", "step 1")
+        start, end = _bound(call, "start", 0, size), _bound(call, "end", MAX_AXIS, size)
+        start = start + size if isinstance(start, int) and start < 0 else start
+        new = call.expand(new, call.shape("src"), sizes_of(call.meta("src")))
+    parts = [] if start == 0 else [call.cut(x, axis, 0, start)]
+    parts.append(new)
+    if end not in (MAX_AXIS, size):
+        parts.append(call.cut(x, axis, end, MAX_AXIS))
+    return call.concat(parts, axis)
+
+
+@lower("index_select.default")
+def _index_select(call: Call) -> str:
+    return call.emit("Gather", [call.tensor(), call.tensor("index")], axis=call.axis())
+
+
+@lower("embedding.default")
+def _embedding(call: Call) -> str:
+    return call.emit("Gather", [call.tensor("weight"), call.tensor("indices")], axis=0)
+
+
+@lower("gather.default")
+def _gather(call: Call) -> str:
+    raise Refused("gather", "index_select, embedding and x[rows, columns] are run")
+
+
+@lower("index.Tensor")
+def _index(call: Call) -> str:
+    """Index neighbouring axes by integers: one Gather on the axes as one."""
+    given = list(call.args["indices"])
+    places = [axis for axis, one in enumerate(given) if one is not None]
+    indices = [given[axis] for axis in places]
+    if any(call.type_of(one.meta["val"].dtype) == "bool" for one in indices):
+        raise Refused("an index of booleans", "integers: the sizes must not depend on values")
+    first, last = places[0], places[-1]
+    if last - first + 1 != len(places):
+        raise Refused("indices of axes that are apart", "of neighbouring axes")
+    shape = call.shape("self")
+    if len(places) == 1:
+        return call.emit("Gather", [call.tensor(), call.given(indices[0])], axis=first)
+    sizes = [call.context.sizes.scalar(size) for size in shape[first : last + 1]]
+    zero, flat = call.number(0, "int64"), ""
+    for size, one in zip(sizes, indices, strict=True):
+        index = call.given(one, "int64")
+        behind = call.emit("Less", [index, zero])
+        index = call.emit("Where", [behind, call.emit("Add", [index, size]), index])
+        flat = call.emit("Add", [call.emit("Mul", [flat, size]), index]) if flat else index
+    joined: Any = math.prod(shape[first : last + 1])
+    x = call.reshape(call.tensor(), shape, [*shape[:first], joined, *shape[last + 1 :]])
+    return call.emit("Gather", [x, flat], axis=first)
+
+
+@lower("flip.default")
+def _flip(call: Call) -> str:
+    value = call.tensor()
+    for axis in call.axes("dims"):
+        bounds = [call.integers_value([one]) for one in (-1, -(1 << 62), axis, -1)]
+        value = call.emit("Slice", [value, *bounds])
+    return value
+
+
+@lower("roll.default")
+def _roll(call: Call) -> str:
+    value, axes = call.tensor(), call.axes("dims")
+    if not call.args.get("dims"):
+        raise Refused("roll of all axes as one", "roll along named axes")
+    for shift, axis in zip(call.integers("shifts"), axes, strict=True):
+        if not isinstance(call.shape("self")[axis], int):
+            raise Refused("roll of a free axis", "of a fixed one")
+        at = -shift % max(call.shape("self")[axis], 1)
+        if at:
+            parts = [call.cut(value, axis, at, MAX_AXIS), call.cut(value, axis, 0, at)]
+            value = call.concat(parts, axis)
+    return value
+
+
+@lower("repeat.default", "tile.default")
+def _repeat(call: Call) -> str:
+    repeats = call.sizes("repeats" if "repeats" in call.args else "dims")
+    repeats = [1] * (call.rank() - len(repeats)) + repeats
+    value = call.unsqueeze(call.tensor(), list(range(len(repeats) - call.rank())))
+    if all(one == 1 for one in repeats):
+        return value
+    return call.emit("Tile", [value, call.context.sizes.vector(repeats)])
+
+
+@lower("repeat_interleave.self_int")
+def _repeat_interleave(call: Call) -> str:
+    shape = list(call.shape("self"))
+    if call.args.get("dim") is None:
+        raise Refused("repeat_interleave without dim", "dim is needed")
+    axis, times = call.axis(), call.size("repeats")
+    wide = call.unsqueeze(call.tensor(), [axis + 1])
+    one = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
+    many = [*shape[: axis + 1], times, *shape[axis + 1 :]]
+    return call.reshape(call.expand(wide, one, many), many, call.out_shape)
+
+
+@lower("unfold.default")
+def _unfold(call: Call) -> str:
+    """Gather the windows, then bring their axis to the end."""
+    axis = call.axis("dimension")
+    size, step = call.integer("size"), call.integer("step")
+    count = call.out_shape[axis]
+    starts = _range(call, 0, count, 1)
+    if step != 1:
+        starts = call.emit("Mul", [starts, call.number(step, "int64")])
+    offsets = call.builder.constant(np.arange(size, dtype=np.int64), "window")
+    index = call.emit("Add", [call.unsqueeze(starts, [1]), offsets])
+    windows = call.emit("Gather", [call.tensor(), index], axis=axis)
+    rank = call.rank() + 1
+    perm = [a for a in range(rank) if a != axis + 1] + [axis + 1]
+    return call.transpose(windows, perm)
+
+
+# -- new tensors ----------------------------------------------------------------------------------
+
+
+@lower(
+    "zeros.default", "ones.default", "full.default", "empty.memory_format", "zeros_like.default",
+    "ones_like.default", "full_like.default", "empty_like.default", "new_zeros.default",
+    "new_ones.default", "new_full.default", "new_empty.default", "scalar_tensor.default",
+    "fill.Scalar", "fill.Tensor", "empty.default",
+    "zero.default",
+)  # fmt: skip
+def _full(call: Call) -> str:
+    name, dtype = str(call.node.target).split(".")[1], call.out_dtype
+    # What is empty has no values yet: zeros are as good as others.
+    value: str = call.number(1 if "ones" in name else 0, dtype)
+    for key in ("fill_value", "value", "s"):
+        if key in call.args:
+            value = call.operand(key, dtype)
+    shape = call.out_shape
+    made = _filled(call, value, shape)
+    constant = call.builder.array(value)
+    if constant is not None and not np.any(constant):
+        call.context.zeros.add(made)
+    return made
+
+
+def _filled(call: Call, value: str, shape: tuple[Size, ...]) -> str:
+    constant = call.builder.array(value)
+    fixed = [size for size in shape if isinstance(size, int)]
+    if constant is not None and len(fixed) == len(shape) and math.prod(fixed) <= MAX_FILL:
+        array = np.full(fixed, constant.reshape(()), constant.dtype)
+        return call.builder.constant(array, call.node.name)
+    if not shape:
+        return value
+    return call.emit("Expand", [value, call.context.sizes.vector(shape)])
+
+
+def _range(call: Call, start: Size, end: Size, step: int) -> str:
+    scalar = call.context.sizes.scalar
+    return call.emit("Range", [scalar(start), scalar(end), scalar(step)])
+
+
+@lower("arange.default", "arange.start", "arange.start_step")
+def _arange(call: Call) -> str:
+    given = [call.args.get(key) for key in ("start", "end", "step")]
+    dtype = call.out_dtype
+    if any(isinstance(one, float) for one in given):
+        start, end, step = (0 if one is None else one for one in given)
+        values = np.arange(start, end, 1 if given[2] is None else step)
+        return call.builder.constant(values.astype(dtype), call.node.name)
+    start = call.size("start") if call.has("start") else 0
+    step = call.integer("step") if call.has("step") else 1
+    return call.cast(_range(call, start, call.size("end"), step), dtype)
+
+
+@lower("tril.default", "triu.default")
+def _triangle(call: Call) -> str:
+    """Keep one side of the diagonal; the other is zero."""
+    shape, diagonal = call.shape("self"), call.integer("diagonal")
+    rows = call.unsqueeze(_range(call, 0, shape[-2], 1), [1])
+    rows = call.emit("Add", [rows, call.number(diagonal, "int64")]) if diagonal else rows
+    columns = _range(call, 0, shape[-1], 1)
+    op = "GreaterOrEqual" if "tril" in str(call.node.target) else "LessOrEqual"
+    keep = call.emit(op, [rows, columns])
+    dtype = call.out_dtype
+    if dtype == "bool":
+        return call.emit("And", [call.tensor(), keep])
+    return call.emit("Where", [keep, call.tensor(), call.number(0, dtype)])
