@@ -11,8 +11,10 @@ namespace {
 
 using Cell = RecurrentPlan::Cell;
 
-// Input products of a chunk should stay in L2 beside the recurrent weights.
+// Input products of a chunk should stay in L2 beside the recurrent weights. Where the weights do
+// not stay there themselves, longer chunks read the input weights less often.
 constexpr int64_t kChunkBytes = 256 << 10;
+constexpr int64_t kLongChunkBytes = 1 << 20;
 
 // The order of gates in W, R and B, and so in the panels: LSTM i, o, f, c; GRU z, r, h.
 struct PhaseShape {
@@ -27,7 +29,8 @@ std::vector<PhaseShape> phases_of(Cell cell, bool reset_after) {
   return {{StepKind::kGruBeforeGates, 0, 2}, {StepKind::kGruBeforeUpdate, 2, 1}};
 }
 
-std::string key_of(const char* what, const void* a, const void* b, std::initializer_list<int64_t> parts) {
+std::string key_of(const char* what, const void* a, const void* b,
+                   std::initializer_list<int64_t> parts) {
   std::string key = what + std::to_string(reinterpret_cast<intptr_t>(a)) + ":" +
                     std::to_string(reinterpret_cast<intptr_t>(b));
   for (const int64_t part : parts) key += ":" + std::to_string(part);
@@ -146,7 +149,8 @@ class RecurrentBuilder {
     const int64_t H = p_->H;
     return b_.store(b_.in(1)).floats(key, p_->panels * gates * width, [=](float* to) {
       for (int64_t u = 0; u < H; ++u) {
-        for (int g = 0; g < gates; ++g) to[((u / width) * gates + g) * width + u % width] = value(g, u);
+        for (int g = 0; g < gates; ++g)
+          to[((u / width) * gates + g) * width + u % width] = value(g, u);
       }
     });
   }
@@ -164,9 +168,9 @@ class RecurrentBuilder {
       const int64_t line = (first + column / width % G) * H + unit;
       return row < I ? w + line * I + row : r + line * K + (row - I);
     };
-    phase.w = b_.store(b_.in(1)).matrix(key_of("cell", w, r, {first, G}), I + K,
-                                        p_->panels * G * width, shape.gates,
-                                        static_cast<int>(width), at);
+    phase.w =
+        b_.store(b_.in(1)).matrix(key_of("cell", w, r, {first, G}), I + K, p_->panels * G * width,
+                                  shape.gates, static_cast<int>(width), at);
     const float* bias = bias_ == nullptr ? nullptr : bias_ + d * 2 * all * H;
     const bool after = shape.kind == StepKind::kGruAfter;
     phase.bias = by_panel(key_of("bias", w, bias, {first, G}), shape.gates, [=](int g, int64_t u) {
@@ -286,7 +290,8 @@ class RecurrentBuilder {
     p_->chunk_steps = 0;
     if (T > 1) {
       const int64_t row = gates_ * p_->panels * p_->kernels->width * kFloat;
-      p_->chunk_steps = std::clamp<int64_t>(kChunkBytes / std::max<int64_t>(1, row * N), 1, T);
+      const int64_t chunk = row * p_->I > kLongChunkBytes ? kLongChunkBytes : kChunkBytes;
+      p_->chunk_steps = std::clamp<int64_t>(chunk / std::max<int64_t>(1, row * N), 1, T);
       p_->z = b_.scratch(p_->chunk_steps * N * row);
     }
     if (p_->projected) p_->hidden = b_.scratch(N * p_->H * kFloat);
