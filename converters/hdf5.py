@@ -311,7 +311,8 @@ class _Reader:
             raw = layout[4 : 4 + stored]
         else:
             address, stored = unpack("QQ", layout, 2, "layout")
-            raw = self.file.at(address, stored, path) if stored and size else memoryview(b"")
+            there = stored and size and address != UNDEFINED
+            raw = self.file.at(address, stored, path) if there else memoryview(b"")
         self._stored -= len(raw)
         if len(raw) != size or self._stored < 0:
             raise ModelFileError(

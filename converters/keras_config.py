@@ -7,7 +7,6 @@ A configuration is data: nothing of it is imported or run. What is not understoo
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -264,7 +263,7 @@ def _inputs(layer: LayerDef, node: Any, reasons: list[Reason]) -> Iterator[Ref |
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38
 
 
 def _named(layer: LayerDef, named: dict[str, Any], reasons: list[Reason]) -> Iterator[Ref]:

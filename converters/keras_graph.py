@@ -132,8 +132,11 @@ class Builder(GraphParts):
             ]
             layer = net.layers[call.layer]
             known = [value for value in given if value is not None]
-            if len(known) < len(given):
-                found: list[Value | None] = []
+            found: list[Value | None] = []
+            if not given:
+                self.reasons.append(Reason(where, f"a {layer.kind:.80} without input", "one"))
+            elif len(known) < len(given):
+                pass  # what gives the others has been refused
             elif layer.kind in MODELS:
                 found = self._inner(layer, known, where)
             else:
