@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     options = _arguments().parse_args(argv)
     cases = [case for case in catalogue() if re.search(options.only, case.name)]
     rounds, seconds = MODES["full" if options.full else "quick"]
-    rows, notes = [], []
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     present = [name for name in options.peers.split(",") if not _absent(name, notes)]
     with quiet(options.core):
         for case in cases:

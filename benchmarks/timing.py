@@ -16,6 +16,9 @@ Call = Callable[[], object]
 
 # A round is void if the thread was off the CPU for more than this part of it.
 _AWAY = 0.03
+# A race ends early after so many times what it should take, but not before so many pairs.
+_LONGEST = 40
+_FEWEST = 9
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,15 @@ def race(ours: Call, peer: Call, *, rounds: int, seconds: float) -> Race:
     counts = [_count(call, seconds) for call in (ours, peer)]
     pairs: list[tuple[float, float]] = []
     spare: list[tuple[float, float]] = []
+    start = perf_counter()
     for _ in range(4 * rounds):
         first, clean_first = _turn(ours, counts[0])
         second, clean_second = _turn(peer, counts[1])
         (pairs if clean_first and clean_second else spare).append((first, second))
-        if len(pairs) == rounds:
+        long = perf_counter() - start > _LONGEST * rounds * seconds
+        if len(pairs) == rounds or (long and len(pairs) + len(spare) >= _FEWEST):
             break
-    kept = pairs if len(pairs) >= max(3, rounds // 4) else pairs + spare
+    kept = pairs if 4 * len(pairs) >= min(rounds, _FEWEST) else pairs + spare
     ratios = [second / first for first, second in kept]
     low, _, high = quantiles(ratios, n=4)
     return Race(

@@ -40,8 +40,10 @@ def prepare(case: Case) -> Runner:
 def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Any]:
     import gruengine
 
-    bind = dict(part.bind) if isinstance(part, File) else {}
-    model = gruengine.load(source(part), **({"bind": bind} if bind else {}))
+    options: dict[str, Any] = {}
+    if isinstance(part, File) and part.bind:
+        options["bind"] = dict(part.bind)
+    model = gruengine.load(source(part), **options)
     output = names(part)[1]
     if not case.carried:
         holder: list[Any] = [None]
