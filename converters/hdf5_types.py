@@ -18,6 +18,7 @@ from gruengine.errors import ModelFileError
 Array = np.ndarray[Any, Any]
 
 MAX_RANK = 32
+MAX_ELEMENTS = 1 << 40
 DEFLATE, SHUFFLE, FLETCHER = 1, 2, 3
 FILTERS = {DEFLATE: "deflate", SHUFFLE: "shuffle", FLETCHER: "fletcher32"}
 
@@ -90,6 +91,8 @@ def read_space(message: memoryview) -> tuple[int, ...]:
     if version == 2 and unpack("B", message, 3, "dataspace")[0] == 2:
         return (0,)  # no value at all
     sizes = unpack(f"{rank}Q", message, 8 if version == 1 else 4, "dataspace")
+    if math.prod(max(size, 1) for size in sizes) > MAX_ELEMENTS:
+        raise ModelFileError(f"an HDF5 shape of {list(sizes)}; allowed are 2^40 elements")
     return tuple(int(size) for size in sizes)
 
 

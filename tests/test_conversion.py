@@ -50,7 +50,6 @@ def test_formats_are_told_by_content(tmp_path):
         (b"{}", gr.ModelFileError, "looks like JSON"),
         (b"\0" * 100, gr.ModelFileError, "100 bytes of no known format, starting with 00 00"),
         (b"\x08\x01", gr.ModelFileError, "no known format"),
-        (b"\x89HDF\r\n\x1a\n" + b"\0" * 9, gr.UnsupportedError, "an HDF5 file"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 9, gr.UnsupportedError, "a TensorFlow Lite model"),
         (b"\x93NUMPY" + b"\0" * 9, gr.UnsupportedError, "a NumPy array"),
     ],

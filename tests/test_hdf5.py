@@ -198,11 +198,19 @@ HDF5: dict[str, tuple[Callable[[], bytes], str]] = {
     "cve_2026_12480_virtual": (lambda: replaced(virtual), "virtual|version 4"),
     "cve_2026_0897_shape": (
         lambda: replaced(lambda g: g.create_dataset("kernel:0", (1 << 40, 1 << 10), "f8")),
-        "are stored",
+        "2\\^40 elements",
+    ),
+    "shape of 2^36": (
+        lambda: replaced(lambda g: g.create_dataset("kernel:0", (1 << 20, 1 << 16), "f8")),
+        "0 are stored",
+    ),
+    "huge and empty": (
+        lambda: replaced(lambda g: g.create_dataset("kernel:0", (1 << 61, 0), "f4")),
+        "2\\^40 elements",
     ),
     "shape of 2^62": (
         lambda: replaced(lambda g: g.create_dataset("kernel:0", (1 << 30,) * 2, "f4")),
-        "are stored",
+        "2\\^40 elements",
     ),
     "chunks of nothing": (
         lambda: replaced(
