@@ -155,3 +155,26 @@ def flip_update(array: Array, cell: str = "gru", axis: int = 0) -> Array:
     index[axis] = slice(block * rows, (block + 1) * rows)
     flipped[tuple(index)] *= -1
     return flipped
+
+
+def update_turns(activations: list[str], betas: list[float]) -> bool:
+    """Tell whether ``flip_update`` is exact for these activations of a GRU, of each direction."""
+    pairs = list(zip(activations, betas, strict=True))[::2]
+    return all(n == "Sigmoid" or (n == "HardSigmoid" and b == 0.5) for n, b in pairs)
+
+
+def weights_to(array: Array, cell: str, target: str) -> Array:
+    """One direction's weights ``[G*H, I]`` in ONNX's order as ``target`` stores them."""
+    convention = TABLE[target][cell]
+    rows = _restored(array, cell, convention.order)
+    return np.ascontiguousarray(rows.T) if convention.transposed else rows
+
+
+def bias_to(array: Array, cell: str, target: str) -> Array:
+    """``[G*H]`` in ONNX's order in the order of ``target``."""
+    return _restored(array, cell, TABLE[target][cell].order)
+
+
+def _restored(array: Array, cell: str, order: str) -> Array:
+    own = TABLE["onnx"][cell].order
+    return reorder_blocks(array, tuple(own.index(gate) for gate in order))

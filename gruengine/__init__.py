@@ -30,6 +30,7 @@ from gruengine.errors import (
     StreamBusyError,
     UnsupportedError,
 )
+from gruengine.export import export
 from gruengine.layers import (
     GRU,
     LSTM,
@@ -75,6 +76,7 @@ __all__ = [
     "Streamable",
     "UnsupportedError",
     "convert",
+    "export",
     "from_torch",
     "info",
     "isa",

@@ -25,6 +25,7 @@ COMPUTE_TYPES = ("float32", "auto")
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
 
+
 @dataclass(frozen=True)
 class Signature:
     """What a model takes and gives.
@@ -119,6 +120,17 @@ class Model:
         """Where the model came from."""
         found: dict[str, Any] = json.loads(self._core.provenance or "{}")
         return found
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The graph and its constants, read again from the model file: a copy."""
+        return ModelSpec.from_bytes(self._core.file())
+
+    def export(self, path: str | os.PathLike[str], *, format: str | None = None) -> None:  # noqa: A002
+        """Write the model in another format: see :func:`gruengine.export`."""
+        from gruengine.export import export
+
+        export(self, path, format=format)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{p.name}{list(p.shape)}" for p in self.signature.inputs)
@@ -248,7 +260,9 @@ class Model:
         elif len(self._free_inputs) == 1:
             given = {self._free_inputs[0]: x}
         else:
-            raise InvalidInputError(f"the model has inputs {self._free_inputs}; give a dict by name")
+            raise InvalidInputError(
+                f"the model has inputs {self._free_inputs}; give a dict by name"
+            )
         if set(given) != set(self._free_inputs):
             raise InvalidInputError(
                 f"got inputs {sorted(given)}; the model has {sorted(self._free_inputs)}"
@@ -330,9 +344,7 @@ def _as_input(port: Port, value: Any) -> Array:
     if array.dtype != wanted:
         narrows_floats = wanted.kind == "f" and array.dtype.kind == "f"
         if not (narrows_floats or np.can_cast(array.dtype, wanted, "same_kind")):
-            raise InvalidTypeError(
-                f"input {port.name!r} is {array.dtype}; it must be {port.dtype}"
-            )
+            raise InvalidTypeError(f"input {port.name!r} is {array.dtype}; it must be {port.dtype}")
     return np.ascontiguousarray(array, wanted).reshape(array.shape)
 
 

@@ -190,6 +190,11 @@ void register_model(py::module_& m) {
       .def_property_readonly("streaming", &streaming)
       .def_property_readonly("hash", &Model::hash)
       .def_property_readonly("provenance", &Model::provenance)
+      .def("file",
+           [](const Model& model) {
+             const auto file = model.file();
+             return py::bytes(reinterpret_cast<const char*>(file.data()), file.size());
+           })
       .def_property_readonly("isa", &Model::isa)
       .def_property_readonly("num_threads", &Model::num_threads)
       .def_property_readonly("packed_bytes", &Model::packed_bytes)

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,7 @@ class Model {
   const Streaming& streaming() const;
   const std::string& hash() const;
   const std::string& provenance() const;  // JSON
+  std::span<const uint8_t> file() const;  // the bytes of the model file
   std::string isa() const;
   int num_threads() const;
   int64_t packed_bytes() const;

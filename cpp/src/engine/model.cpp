@@ -43,6 +43,7 @@ const std::vector<StatePair>& Model::state_pairs() const { return engine_->file(
 const Streaming& Model::streaming() const { return engine_->streaming(); }
 const std::string& Model::hash() const { return engine_->file().hash(); }
 const std::string& Model::provenance() const { return engine_->file().provenance_json; }
+std::span<const uint8_t> Model::file() const { return engine_->file().bytes(); }
 std::string Model::isa() const { return engine_->kernels().isa; }
 int Model::num_threads() const { return engine_->options().num_threads; }
 int64_t Model::packed_bytes() const { return engine_->weights().bytes(); }

@@ -36,6 +36,11 @@ class ModelFile {
   ParitySample parity;
   std::string provenance_json;
 
+  // The whole file.
+  std::span<const uint8_t> bytes() const {
+    return mapping_ != nullptr ? mapping_->bytes() : std::span<const uint8_t>(memory_);
+  }
+
   // SHA-256 over graph, state pairs and tensors, in hexadecimal; computed on the first call.
   const std::string& hash() const;
 

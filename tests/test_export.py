@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: MIT
+"""Out of gruengine: ONNX that ONNX Runtime runs, weights as PyTorch and Keras keep them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from keras_models import L, keras
+from random_models import draw
+from safetensors.numpy import load as load_safetensors
+from torch import nn
+
+import gruengine as gr
+from gruengine.converters.base import ConversionError
+from gruengine.converters.to_onnx import to_onnx
+from gruengine.reference_graph import run_graph
+from gruengine.spec import Graph, ModelSpec, Node, Port
+
+I, H = 5, 6
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(3)
+
+
+def run_onnx(data, inputs):
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    found = session.run(None, inputs)
+    return dict(zip([one.name for one in session.get_outputs()], found, strict=True))
+
+
+def assert_same_in_onnx(spec, inputs, data=None):
+    data = to_onnx(spec) if data is None else data
+    found = run_onnx(data, inputs)
+    expected = run_graph(spec.graph, spec.tensors, inputs)
+    assert list(found) == [port.name for port in spec.graph.outputs]
+    for name, want in expected.items():
+        scale = max(1.0, float(np.abs(want).max(initial=0)))
+        assert found[name].shape == want.shape
+        assert np.abs(found[name] - want).max(initial=0) <= 5e-5 * scale
+    return data
+
+
+def can_say(spec):
+    """Whether opset 17 has a form for every recurrent node."""
+    for node in spec.graph.nodes:
+        if node.op != "Recurrent":
+            continue
+        pairs = list(zip(node.attrs["activations"], node.attrs["activation_beta"], strict=True))[
+            ::2
+        ]
+        exact = all(n == "Sigmoid" or (n, b) == ("HardSigmoid", 0.5) for n, b in pairs)
+        if len(node.inputs) > 8 or (node.attrs.get("update") == "take" and not exact):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_models(seed):
+    rng = np.random.default_rng(seed)
+    case = draw(rng, most=12, bidirectional=bool(seed % 3 == 0), bounded=True)
+    if not can_say(case.spec):
+        with pytest.raises(ConversionError, match=r"projection|update 'take'"):
+            to_onnx(case.spec)
+        return
+    x = case.input(rng, 2, 5)
+    data = assert_same_in_onnx(case.spec, {"x": x})
+    again = gr.load(data)
+    ours = gr.Model.from_spec(case.spec)
+    assert np.abs(again(x) - ours(x)).max() <= 1e-6
+
+
+def recurrent_spec(cell, rng, *, directions=1, peephole=False, lengths=None, **attrs):
+    """One recurrent node with every input and output that it may have."""
+    G, count = {"rnn": (1, 1), "gru": (3, 2), "lstm": (4, 3)}[cell]
+    D = directions
+    names = {"rnn": ["Tanh"], "gru": ["Sigmoid", "Tanh"], "lstm": ["Sigmoid", "Tanh", "Tanh"]}
+    base = {
+        "cell": cell, "hidden_size": H, "direction": "bidirectional" if D == 2 else "forward",
+        "activations": names[cell] * D, "activation_alpha": [0.0] * count * D,
+        "activation_beta": [0.0] * count * D,
+        **({"reset": "after", "update": "keep"} if cell == "gru" else {}),
+    }  # fmt: skip
+    tensors = {
+        "W": rng.normal(size=(D, G * H, I)), "R": rng.normal(size=(D, G * H, H)),
+        "B": rng.normal(size=(D, 2 * G * H)),
+    }  # fmt: skip
+    inputs = ["x", "W", "R", "B", "lengths" if lengths else "", "h", "c" if cell == "lstm" else ""]
+    ports = [Port("x", "float32", ("T", "N", I)), Port("h", "float32", (D, "N", H))]
+    outputs = [Port("y", "float32", ("T", D, "N", H)), Port("h_out", "float32", (D, "N", H))]
+    if cell == "lstm":
+        ports.append(Port("c", "float32", (D, "N", H)))
+        outputs.append(Port("c_out", "float32", (D, "N", H)))
+    if peephole:
+        tensors["P"] = rng.normal(size=(D, 3 * H))
+        inputs.append("P")
+    if lengths:
+        ports.append(Port("lengths", lengths, ("N",)))
+    while not inputs[-1]:
+        inputs.pop()
+    node = Node("Recurrent", tuple(inputs), tuple(port.name for port in outputs), {**base, **attrs})
+    tensors = {name: array.astype(np.float32) * 0.5 for name, array in tensors.items()}
+    return ModelSpec(Graph(ports, outputs, [node]), tensors)
+
+
+def feed(spec, rng, T=6, N=3):
+    sizes = {"T": T, "N": N}
+    found = {}
+    for port in spec.graph.inputs:
+        shape = [sizes.get(size, size) for size in port.shape]
+        if port.name == "lengths":
+            found["lengths"] = np.array([6, 2, 4], port.dtype)
+        else:
+            found[port.name] = rng.normal(size=shape).astype(np.float32)
+    return found
+
+
+VARIANTS = [
+    ("rnn", {}), ("rnn", {"clip": 0.5}), ("rnn", {"activations": ["Relu"]}),
+    ("rnn", {"activations": ["LeakyRelu"], "activation_alpha": [0.3]}),
+    ("gru", {}), ("gru", {"reset": "before"}), ("gru", {"update": "take"}),
+    ("gru", {"update": "take", "reset": "before", "clip": 0.4}),
+    ("gru", {"update": "take", "activations": ["HardSigmoid", "Softsign"],
+             "activation_alpha": [0.3, 0.0], "activation_beta": [0.5, 0.0]}),
+    ("gru", {"activations": ["HardSigmoid", "ScaledTanh"], "activation_alpha": [0.3, 1.5],
+             "activation_beta": [0.25, 0.5]}),
+    ("lstm", {}), ("lstm", {"coupled": 1}), ("lstm", {"clip": 0.6}), ("lstm", {"peephole": True}),
+    ("lstm", {"activations": ["HardSigmoid", "Elu", "Affine"],
+              "activation_alpha": [0.2, 0.7, 0.5], "activation_beta": [0.5, 0.0, 0.1]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "options"), VARIANTS)
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("lengths", [None, "int32", "int64"])
+def test_every_variant_of_a_recurrent_node(cell, options, directions, lengths):
+    options = {k: v * directions if isinstance(v, list) else v for k, v in options.items()}
+    rng = np.random.default_rng(7)
+    spec = recurrent_spec(cell, rng, directions=directions, lengths=lengths, **options)
+    data = assert_same_in_onnx(spec, feed(spec, rng))
+    nodes = [n for n in onnx.load_from_string(data).graph.node if n.op_type == cell.upper()]
+    assert len(nodes) == 1
+    found = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
+    assert (found["hidden_size"], found["layout"]) == (H, 0)
+    weights = {t.name: onnx.numpy_helper.to_array(t)
+               for t in onnx.load_from_string(data).graph.initializer}  # fmt: skip
+    if options.get("update") != "take":
+        for name in ("W", "R", "B"):
+            assert np.array_equal(weights[name], spec.tensors[name])
+    name = nodes[0].input[2]
+    assert np.array_equal(gr.converters.read(data)[0].tensors[name], weights[name])
+
+
+def test_state_pairs_are_found_again():
+    spec = gr.from_torch(nn.LSTMCell(I, H)).spec
+    data = to_onnx(spec)
+    assert gr.load(data).signature.state == spec.state != ()
+    x = np.ones((1, I), np.float32)
+    a, b = gr.load(data).stream(), gr.Model.from_spec(spec).stream()
+    for _ in range(3):
+        a.step(x), b.step(x)
+    for name, value in b.state.items():
+        assert np.abs(value).max() > 0
+        assert np.array_equal(a.state[name], value)
+
+
+@pytest.mark.parametrize(("node", "tensors", "shape"), [
+    (Node("ReduceMean", ("x", "axes"), ("y",), {"keepdims": 0}), {"axes": np.array([1, 2])}, (4,)),
+    (Node("ReduceMax", ("x",), ("y",), {"keepdims": 1}), {}, (1, 1, 1)),
+    (Node("ReduceL2", ("x", "axes"), ("y",), {"keepdims": 1}), {"axes": np.array([-1])}, (4, 6, 1)),
+    (Node("Gelu", ("x",), ("y",), {}), {}, (4, 6, 8)),
+    (Node("Gelu", ("x",), ("y",), {"approximate": "tanh"}), {}, (4, 6, 8)),
+    (Node("Split", ("x",), ("y", "z"), {"axis": 2, "num_outputs": 2}), {}, (4, 6, 4)),
+    (Node("Pad", ("x", "pads"), ("y",), {"mode": "constant"}),
+     {"pads": np.array([0, 1, 0, 0, 0, 2])}, (4, 7, 10)),
+    (Node("HardSwish", ("x",), ("y",), {}), {}, (4, 6, 8)),
+    (Node("Squeeze", ("x",), ("y",), {}), {}, (4, 6, 8)),
+])  # fmt: skip
+def test_operators_in_the_form_of_opset_17(node, tensors, shape):
+    ports = [Port("x", "float32", (4, 6, 8))], [Port("y", "float32", shape)]
+    spec = ModelSpec(Graph(*ports, [node]), {k: v.astype(np.int64) for k, v in tensors.items()})
+    rng = np.random.default_rng(1)
+    assert_same_in_onnx(spec, {"x": rng.normal(size=(4, 6, 8)).astype(np.float32)})
+
+
+def test_constant_of_shape_and_if():
+    then = Graph([], [Port("a", "float32", ("N",))], [Node("Neg", ("x",), ("a",))])
+    other = Graph([], [Port("b", "float32", ("N",))], [Node("ReduceMean", ("x", "ax"), ("b",))])
+    nodes = [
+        Node("Shape", ("x",), ("size",)),
+        Node("ConstantOfShape", ("size",), ("fill",), {"value": 2.5}),
+        Node("If", ("yes",), ("chosen",), {"then_branch": then, "else_branch": other}),
+        Node("Add", ("fill", "chosen"), ("y",)),
+    ]
+    tensors = {"yes": np.array(True), "ax": np.array([0], np.int64)}
+    ports = [Port("x", "float32", ("N",))], [Port("y", "float32", ("N",))]
+    assert_same_in_onnx(ModelSpec(Graph(*ports, nodes), tensors), {"x": np.ones(3, np.float32)})
+
+
+def refusals(run, *arguments):
+    with pytest.raises(ConversionError) as caught:
+        run(*arguments)
+    return " | ".join(str(reason) for reason in caught.value.reasons)
+
+
+def test_onnx_refuses_with_every_reason():
+    net = gr.Sequential([gr.LSTM(H, projection=3, return_sequences=True), gr.GRU(H)], input_size=I)
+    spec = net.spec()
+    gru = next(node for node in spec.graph.nodes if node.attrs.get("cell") == "gru")
+    gru.attrs.update(update="take", activations=["Tanh", "Tanh"])
+    found = refusals(to_onnx, spec)
+    assert "a projection: ONNX's LSTM has none" in found
+    assert "update 'take' with the activations Tanh, Tanh" in found
+    ports = [Port("x", "float32", (4,))], [Port("y", "float32", (4,))]
+    affine = ModelSpec(Graph(*ports, [Node("Affine", ("x",), ("y",), {"alpha": 2.0})]), {})
+    assert "operator Affine" in refusals(to_onnx, affine)
+
+
+# -- PyTorch --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [
+    nn.LSTM(I, H, 2, batch_first=True, bidirectional=True),
+    nn.GRU(I, H, 3, batch_first=True), nn.RNN(I, H, batch_first=True, nonlinearity="relu"),
+    nn.LSTM(I, H, 2, batch_first=True, proj_size=3, bidirectional=True),
+    nn.GRU(I, H, batch_first=True, bias=False),
+    nn.LSTMCell(I, H), nn.GRUCell(I, H, bias=False),
+    nn.Sequential(nn.Embedding(9, I), nn.LSTM(I, H, 2, batch_first=True)),
+], ids=str)  # fmt: skip
+def test_state_dicts_return_as_they_were(module, tmp_path):
+    model = gr.from_torch(module)
+    model.export(tmp_path / "weights.safetensors")
+    found = load_safetensors((tmp_path / "weights.safetensors").read_bytes())
+    expected = {name: value.numpy() for name, value in module.state_dict().items()}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value), name
+
+
+def test_layers_beside_recurrent_ones_and_back(tmp_path):
+    net = gr.Sequential(
+        [gr.GRU(H, num_layers=2, return_sequences=True), gr.LayerNorm(), gr.Dense(3)], input_size=I
+    )
+    gr.export(net, tmp_path / "w.safetensors")
+    twin = nn.ModuleDict({"gru": nn.GRU(I, H, 2, batch_first=True),
+                          "layer_norm": nn.LayerNorm(H), "dense": nn.Linear(H, 3)})  # fmt: skip
+    state = load_safetensors((tmp_path / "w.safetensors").read_bytes())
+    twin.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    x = torch.randn(2, 6, I)
+    with torch.no_grad():
+        y = twin["dense"](twin["layer_norm"](twin["gru"](x)[0])).numpy()
+    assert np.abs(net(x.numpy()) - y).max() <= 2e-6
+    again = gr.load(
+        tmp_path / "w.safetensors", batch_first=True, order=["gru", "layer_norm", "dense"],
+        kinds={"layer_norm": "layernorm"}, eps={"layer_norm": 1e-5}, output="sequence",
+        activations={"dense": "none"},
+    )  # fmt: skip
+    assert np.array_equal(again(x.numpy()), net(x.numpy()))
+
+
+def test_a_flipped_update_gate_is_turned_for_torch():
+    rng = np.random.default_rng(2)
+    spec = recurrent_spec("gru", rng, update="take")
+    spec.graph.nodes[0] = Node("Recurrent", *(getattr(spec.graph.nodes[0], name) for name in
+                               ("inputs", "outputs", "attrs")), "g")  # fmt: skip
+    state = gr.converters.to_torch.to_state_dict(spec)
+    twin = nn.ModuleDict({"g": nn.GRU(I, H)})
+    twin.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    inputs = feed(spec, rng)
+    expected = run_graph(spec.graph, spec.tensors, inputs)
+    with torch.no_grad():
+        y, _ = twin["g"](torch.tensor(inputs["x"]), torch.tensor(inputs["h"]))
+    assert np.abs(y.numpy() - expected["y"][:, 0]).max() <= 2e-6
+
+
+@pytest.mark.parametrize(("cell", "options", "reason"), [
+    ("gru", {"reset": "before"}, "reset 'before'"),
+    ("gru", {"update": "take", "activations": ["Tanh", "Tanh"]}, "update 'take'"),
+    ("lstm", {"coupled": 1}, "coupled gates"),
+    ("lstm", {"clip": 1.0}, "clip 1.0"),
+    ("lstm", {"peephole": True}, "peepholes"),
+    ("lstm", {"direction": "reverse"}, "direction 'reverse'"),
+    ("lstm", {"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations"),
+    ("rnn", {"activations": ["Elu"], "activation_alpha": [1.0]}, "torch has"),
+])  # fmt: skip
+def test_what_torch_has_not(cell, options, reason, tmp_path):
+    spec = recurrent_spec(cell, np.random.default_rng(0), **options)
+    assert reason in refusals(gr.export, spec, tmp_path / "w.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- Keras ----------------------------------------------------------------------------------------
+
+
+def keras_pairs():
+    yield [gr.LSTM(H, return_sequences=True), gr.Dense(3)], [
+        L.LSTM(H, return_sequences=True), L.Dense(3)]  # fmt: skip
+    yield [gr.GRU(H, return_sequences=True), gr.GRU(4)], [
+        L.GRU(H, return_sequences=True), L.GRU(4)]  # fmt: skip
+    yield [gr.GRU(H, reset="before"), gr.LayerNorm(1e-3)], [
+        L.GRU(H, reset_after=False), L.LayerNormalization(epsilon=1e-3)]  # fmt: skip
+    yield [gr.RNN(H, bidirectional=True)], [L.Bidirectional(L.SimpleRNN(H))]
+    yield [gr.LSTM(H, bidirectional=True, return_sequences=True)], [
+        L.Bidirectional(L.LSTM(H, return_sequences=True))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "theirs"), list(keras_pairs()))
+def test_keras_loads_the_weights(ours, theirs, tmp_path):
+    net = gr.Sequential(ours, input_size=I, seed=4)
+    rng = np.random.default_rng(0)
+    net.set_parameters({k: v + rng.normal(size=v.shape) * 0.2 for k, v in net.parameters().items()})
+    model = keras.Sequential([keras.Input((None, I)), *theirs])
+    gr.export(net, tmp_path / "m.weights.h5")
+    model.load_weights(tmp_path / "m.weights.h5")
+    x = rng.normal(size=(2, 6, I)).astype(np.float32)
+    y = model(x, training=False).detach().cpu().numpy()
+    assert np.abs(net(x) - y).max() <= 2e-6
+    gr.export(net, tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz") as arrays:
+        expected = [weight.value.detach().cpu().numpy() for weight in model.weights]
+        assert len(arrays.files) == len(expected)
+        for name, value in zip(arrays.files, expected, strict=True):
+            assert np.array_equal(arrays[name], value), name
+
+
+@pytest.mark.parametrize(("cell", "options", "reason"), [
+    ("lstm", {"peephole": True}, "peepholes"),
+    ("lstm", {"coupled": 1}, "coupled gates"),
+    ("gru", {"clip": 1.0}, "clip 1.0"),
+    ("gru", {"direction": "reverse"}, "direction 'reverse'"),
+    ("lstm", {"activations": ["Sigmoid", "Relu", "Tanh"]}, "the candidate and the output"),
+    ("rnn", {"activations": ["Affine"]}, "Keras has"),
+])  # fmt: skip
+def test_what_keras_has_not(cell, options, reason, tmp_path):
+    spec = recurrent_spec(cell, np.random.default_rng(0), **options)
+    assert reason in refusals(gr.export, spec, tmp_path / "w.npz")
+
+
+# -- the door -------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_model_is_taken(tmp_path):
+    net = gr.Sequential([gr.GRU(H)], input_size=I)
+    net.save(tmp_path / "m.safetensors")
+    model = gr.load(tmp_path / "m.safetensors")
+    path = tmp_path / "m.safetensors"
+    sources = [net, net.spec(), model, path, path.read_bytes(), str(path)]
+    found = set()
+    for source in sources:
+        gr.export(source, tmp_path / "out.onnx")
+        found.add((tmp_path / "out.onnx").read_bytes())
+    assert len(found) == 1
+    assert model.spec.hash() == net.spec().hash() == model.hash
+    model.export(tmp_path / "any", format="onnx")
+    assert (tmp_path / "any").read_bytes() in found
+
+
+def test_what_export_refuses(tmp_path):
+    net = gr.Sequential([gr.GRU(H)], input_size=I)
+    for path, kind in (("m.bin", None), ("m.onnx", "tflite"), ("m", None)):
+        with pytest.raises(gr.InvalidInputError, match="allowed: onnx"):
+            gr.export(net, tmp_path / path, format=kind)
+    with pytest.raises(gr.InvalidTypeError, match="a list"):
+        gr.export([1], tmp_path / "m.onnx")
+    with pytest.raises(gr.FileAccessError):
+        gr.export(net, tmp_path / "absent" / "m.onnx")
+    dense = gr.Sequential([gr.Dense(2)], input_size=I)
+    assert "no recurrent layer" in refusals(gr.export, dense, tmp_path / "m.npz")
+    assert "no recurrent layer" in refusals(gr.export, dense, tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_npz_holds_no_objects(tmp_path):
+    gr.export(gr.Sequential([gr.LSTM(H)], input_size=I), tmp_path / "m.npz")
+    with np.load(io.BytesIO((tmp_path / "m.npz").read_bytes()), allow_pickle=False) as arrays:
+        assert sorted(arrays.files) == ["lstm/bias", "lstm/kernel", "lstm/recurrent_kernel"]
