@@ -65,7 +65,8 @@ def convert(
     Parameters
     ----------
     source : path or bytes
-        ONNX, PyTorch checkpoint (zip or legacy), safetensors weights, or a model file.
+        ONNX, PyTorch checkpoint (zip or legacy), Keras (``.keras``, ``.h5``), safetensors weights,
+        or a model file.
     destination : path
         Replaced as a whole, or left alone if anything fails.
     compute_type : {"float32", "auto"}
