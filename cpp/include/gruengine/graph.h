@@ -34,9 +34,9 @@ struct Port {
 
 struct Graph;
 
-using Attribute = std::variant<int64_t, double, std::string, std::vector<int64_t>,
-                               std::vector<double>, std::vector<std::string>,
-                               std::shared_ptr<const Graph>>;
+using Attribute =
+    std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
+                 std::vector<std::string>, std::shared_ptr<const Graph>>;
 
 struct Node {
   std::string op;

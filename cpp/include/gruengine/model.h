@@ -76,7 +76,8 @@ class Model {
 
   // Runs whole sequences from a state and leaves the state after them in `state`, whose layout is
   // state_layout(inputs). Inputs of state pairs are taken from the state: their views are ignored.
-  // An empty `state` starts from the initial state. `lengths` is [N] or nullptr; its rows stop there.
+  // An empty `state` starts from the initial state. `lengths` is [N] or nullptr; its rows stop
+  // there.
   void run_from(const std::vector<ConstView>& inputs, const int64_t* lengths, int64_t rows,
                 std::vector<uint8_t>& state, const OutputAllocator& allocate) const;
   std::vector<StateEntry> state_layout(const std::vector<Dims>& inputs) const;

@@ -17,9 +17,9 @@ namespace gruengine {
 struct StepPort {
   std::string name;
   DType dtype = DType::kFloat32;
-  Dims dims;            // as the graph has it, the time axis being 1
-  int time_axis = -1;   // -1: no time axis
-  int64_t count = 0;    // elements
+  Dims dims;           // as the graph has it, the time axis being 1
+  int time_axis = -1;  // -1: no time axis
+  int64_t count = 0;   // elements
 };
 
 // Belongs to one caller at a time: a second concurrent call throws Error(kBusy).
@@ -44,9 +44,10 @@ class Stream {
   // One step. inputs[i]: inputs()[i].count elements; outputs[i] likewise, not aliasing the inputs.
   // Allocates nothing. A call that throws leaves the state as it was.
   void step(const void* const* inputs, void* const* outputs);
-  // `frames` steps at once, bit for bit the same. kFrames: arrays as the graph has them with the time
-  // axis being `frames`; kCalls: `frames` arrays of a step one after the other. An output without
-  // time axis holds the value after the last frame (kFrames) or one value per call (kCalls).
+  // `frames` steps at once, bit for bit the same. kFrames: arrays as the graph has them with the
+  // time axis being `frames`; kCalls: `frames` arrays of a step one after the other. An output
+  // without time axis holds the value after the last frame (kFrames) or one value per call
+  // (kCalls).
   void run(int64_t frames, const void* const* inputs, void* const* outputs);
 
   void reset();

@@ -9,8 +9,7 @@ namespace gruengine {
 int64_t count(const Dims& dims) {
   int64_t product = 1;
   for (const int64_t dim : dims) {
-    if (dim < 0 || __builtin_mul_overflow(product, dim, &product) ||
-        product > (int64_t{1} << 46)) {
+    if (dim < 0 || __builtin_mul_overflow(product, dim, &product) || product > (int64_t{1} << 46)) {
       throw Error(ErrorCode::kInvalidArgument, "shape " + to_string(dims) + " is not possible");
     }
   }
@@ -80,15 +79,14 @@ std::vector<int64_t> NodeBuilder::ints(size_t i) const {
     const auto* at = static_cast<const int32_t*>(value.constant);
     return {at, at + n};
   }
-  refuse(ErrorCode::kInvalidArgument, "input '" + node_.inputs[i] + "' is " +
-                                          name_of(value.dtype) + "; it must be int64 or int32");
+  refuse(ErrorCode::kInvalidArgument, "input '" + node_.inputs[i] + "' is " + name_of(value.dtype) +
+                                          "; it must be int64 or int32");
 }
 
 double NodeBuilder::scalar(size_t i) const {
   const Value& value = in(i);
   if (value.constant == nullptr || count(value.dims) != 1) {
-    refuse(ErrorCode::kUnsupported,
-           "input '" + node_.inputs[i] + "' must be one constant number");
+    refuse(ErrorCode::kUnsupported, "input '" + node_.inputs[i] + "' must be one constant number");
   }
   switch (value.dtype) {
     case DType::kFloat32:
@@ -126,8 +124,8 @@ const Value& NodeBuilder::expect_rank(size_t i, size_t rank) const {
 int NodeBuilder::axis(int64_t axis, size_t rank) const {
   const auto n = static_cast<int64_t>(rank);
   if (axis < -n || axis >= n) {
-    refuse(ErrorCode::kInvalidArgument, "axis " + std::to_string(axis) + " of a value with " +
-                                            std::to_string(n) + " axes");
+    refuse(ErrorCode::kInvalidArgument,
+           "axis " + std::to_string(axis) + " of a value with " + std::to_string(n) + " axes");
   }
   return static_cast<int>(axis < 0 ? axis + n : axis);
 }
@@ -226,19 +224,18 @@ const PackedMatrix& NodeBuilder::packed(
   if (data == nullptr) refuse(ErrorCode::kInternal, "packs what is not there");
   const std::string key = form + ":" + std::to_string(reinterpret_cast<intptr_t>(data)) + ":" +
                           std::to_string(k) + ":" + std::to_string(n);
-  return store(value).matrix(
-      key, k, n, 4, kernels().width,
-      [&](int64_t row, int64_t column) { return data + place(row, column); });
+  return store(value).matrix(key, k, n, 4, kernels().width, [&](int64_t row, int64_t column) {
+    return data + place(row, column);
+  });
 }
 
-const float* NodeBuilder::derived(
-    size_t i, const std::string& form, int64_t size,
-    const std::function<void(const float*, float*)>& fill) const {
+const float* NodeBuilder::derived(size_t i, const std::string& form, int64_t size,
+                                  const std::function<void(const float*, float*)>& fill) const {
   const Value& value = expect(i, DType::kFloat32);
   const auto* data = static_cast<const float*>(value.constant);
   if (data == nullptr) refuse(ErrorCode::kInternal, "derives from what is not there");
-  const std::string key = form + ":" + std::to_string(reinterpret_cast<intptr_t>(data)) + ":" +
-                          std::to_string(size);
+  const std::string key =
+      form + ":" + std::to_string(reinterpret_cast<intptr_t>(data)) + ":" + std::to_string(size);
   return store(value).floats(key, size, [&](float* to) { fill(data, to); });
 }
 

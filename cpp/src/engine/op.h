@@ -2,9 +2,9 @@
 // What an operator sees while a graph is planned, and while the plan runs.
 //
 // Planning calls one function per node. It reads the shapes and constants of its inputs, declares
-// its outputs (new memory or a view of an input) and emits at most a few closures. The plan lays the
-// memory out and runs the closures in order. When every input is constant the node is folded: its
-// outputs are constants and its closures run at once, so an operator needs no second form.
+// its outputs (new memory or a view of an input) and emits at most a few closures. The plan lays
+// the memory out and runs the closures in order. When every input is constant the node is folded:
+// its outputs are constants and its closures run at once, so an operator needs no second form.
 #pragma once
 
 #include <cstdint>
@@ -107,8 +107,8 @@ class NodeBuilder {
   // A constant float32 input as a packed matrix of k rows and n columns:
   // element (row, col) = data[offset + row * row_stride + col * col_stride]. Packed once per model
   // when the constant is the model's.
-  const PackedMatrix& packed(size_t i, int64_t k, int64_t n, int64_t row_stride,
-                             int64_t col_stride, int64_t offset = 0) const;
+  const PackedMatrix& packed(size_t i, int64_t k, int64_t n, int64_t row_stride, int64_t col_stride,
+                             int64_t offset = 0) const;
   // The same for any order of elements: place(row, col) is where one lies in the constant. `form`
   // names the order; with k and n it identifies the matrix.
   const PackedMatrix& packed(size_t i, int64_t k, int64_t n, const std::string& form,

@@ -17,8 +17,8 @@ namespace {
 
 constexpr int kSpins = 20000;
 
-// GCC's OpenMP hangs in the child of a process that had run a parallel region: such a child stays on
-// one thread.
+// GCC's OpenMP hangs in the child of a process that had run a parallel region: such a child stays
+// on one thread.
 std::atomic<bool> ran_parallel{false};
 std::atomic<bool> forked{false};
 

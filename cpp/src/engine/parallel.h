@@ -31,7 +31,8 @@ class Team {
   Shared* shared_;
 };
 
-// Runs body(team, context) on up to `threads` threads, the caller among them. The body must not throw.
+// Runs body(team, context) on up to `threads` threads, the caller among them. The body must not
+// throw.
 void run_team(int threads, void (*body)(Team&, void*), void* context);
 
 template <class F>

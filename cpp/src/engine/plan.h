@@ -56,10 +56,10 @@ struct Plan {
   std::string failed_node;  // why frames cannot be streamed: the first reason met
   std::string failed_why;
   std::map<std::string, std::vector<Time>> times;  // of every value, by name, in order
-  bool may_fail = false;  // an operator may refuse the values of integers
-  int carried = 0;  // recurrent nodes whose state lives in the block
-  int recurrent = 0;  // all recurrent nodes
-  int over_time = 0;  // those that step along the time axis
+  bool may_fail = false;                           // an operator may refuse the values of integers
+  int carried = 0;                                 // recurrent nodes whose state lives in the block
+  int recurrent = 0;                               // all recurrent nodes
+  int over_time = 0;                               // those that step along the time axis
 
   // Memory that the plan owns: folded constants that depend on its shapes.
   Arena constants;

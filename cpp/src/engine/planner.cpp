@@ -11,9 +11,9 @@ namespace {
 constexpr int kMaxDepth = 32;
 constexpr int64_t kMaxSlot = int64_t{1} << 48;
 // Operators that move elements without changing them.
-constexpr const char* kMoves[] = {"Shape",    "Gather",  "Slice",     "Squeeze", "Unsqueeze",
-                                  "Concat",   "Reshape", "Identity",  "Cast",    "Expand",
-                                  "Flatten",  "Split",   "Transpose", "Tile"};
+constexpr const char* kMoves[] = {"Shape",   "Gather",  "Slice",     "Squeeze", "Unsqueeze",
+                                  "Concat",  "Reshape", "Identity",  "Cast",    "Expand",
+                                  "Flatten", "Split",   "Transpose", "Tile"};
 
 bool moves(const std::string& op) {
   return std::any_of(std::begin(kMoves), std::end(kMoves),
@@ -176,8 +176,7 @@ void Planner::plan_if(const Node& node) {
   const auto* branch = found == node.attributes.end()
                            ? nullptr
                            : std::get_if<std::shared_ptr<const Graph>>(&found->second);
-  if (branch == nullptr || *branch == nullptr ||
-      (*branch)->outputs.size() < node.outputs.size()) {
+  if (branch == nullptr || *branch == nullptr || (*branch)->outputs.size() < node.outputs.size()) {
     throw Error(ErrorCode::kInvalidFile, label(node) + ": a branch or an output of it is missing");
   }
   scopes_.emplace_back();
@@ -203,8 +202,8 @@ const Value* Planner::find(const std::string& name) {
   const auto found = source_.constants.find(name);
   if (found == source_.constants.end()) return nullptr;
   Value value = found->second;
-  value.slot = constant_slot(const_cast<void*>(value.constant),
-                             count(value.dims) * size_of(value.dtype));
+  value.slot =
+      constant_slot(const_cast<void*>(value.constant), count(value.dims) * size_of(value.dtype));
   return &(scopes_[0][name] = value);
 }
 
@@ -264,8 +263,8 @@ void Planner::touch(Slot slot) { plan_->slots[slot].last = index_; }
 char* Planner::fold_memory(int64_t bytes) {
   folded_ += bytes;
   if (folded_ > fold_limit_) {
-    throw Error(ErrorCode::kUnsupported, "constants of the graph unfold to over " +
-                                             std::to_string(fold_limit_) + " bytes");
+    throw Error(ErrorCode::kUnsupported,
+                "constants of the graph unfold to over " + std::to_string(fold_limit_) + " bytes");
   }
   return (fold_arena_ != nullptr ? *fold_arena_ : plan_->constants).take(bytes);
 }
@@ -277,8 +276,8 @@ Slot Planner::state_slot(const std::string& name, DType dtype, const Dims& dims,
   info.bytes = count(dims) * size_of(dtype);
   info.offset = plan_->state_bytes;
   plan_->state.push_back({{name, dtype, dims, info.offset}, initial});
-  plan_->state_bytes += (info.bytes + int64_t{kAlignment} - 1) / int64_t{kAlignment} *
-                        int64_t{kAlignment};
+  plan_->state_bytes +=
+      (info.bytes + int64_t{kAlignment} - 1) / int64_t{kAlignment} * int64_t{kAlignment};
   return new_slot(info);
 }
 
@@ -293,9 +292,8 @@ bool is_returned(const Graph& graph, const std::vector<StatePair>& state,
     return std::any_of(state.begin(), state.end(),
                        [&](const StatePair& pair) { return pair.output == name; });
   };
-  return !carried(output) ||
-         std::all_of(graph.outputs.begin(), graph.outputs.end(),
-                     [&](const Port& port) { return carried(port.name); });
+  return !carried(output) || std::all_of(graph.outputs.begin(), graph.outputs.end(),
+                                         [&](const Port& port) { return carried(port.name); });
 }
 
 void Planner::fail_frames(const std::string& node, const std::string& why) {

@@ -20,7 +20,8 @@ struct PlanSource {
   const KernelTable& kernels;
 };
 
-// Whether runs that carry states return a graph output: states are not, unless there is nothing else.
+// Whether runs that carry states return a graph output: states are not, unless there is nothing
+// else.
 bool is_returned(const Graph& graph, const std::vector<StatePair>& state,
                  const std::string& output);
 

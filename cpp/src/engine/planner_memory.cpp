@@ -48,9 +48,9 @@ void Planner::emit_state_copies() {
     const Value& from = value(none, pair.output);
     const Value& to = value(none, pair.input);
     if (from.dims != to.dims || from.dtype != to.dtype) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "state output '" + pair.output + "' has shape " + to_string(from.dims) +
-                      " where its input '" + pair.input + "' has " + to_string(to.dims));
+      throw Error(ErrorCode::kInvalidArgument, "state output '" + pair.output + "' has shape " +
+                                                   to_string(from.dims) + " where its input '" +
+                                                   pair.input + "' has " + to_string(to.dims));
     }
     touch(from.slot);
     const auto bytes = static_cast<size_t>(count(to.dims) * size_of(to.dtype));
@@ -88,10 +88,9 @@ void Planner::lay_out() {
       at = std::max(at, other->offset + other->bytes);
     }
     slot->offset = at;
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), slot,
-                                   [](const SlotInfo* a, const SlotInfo* b) {
-                                     return a->offset < b->offset;
-                                   }),
+    placed.insert(std::upper_bound(
+                      placed.begin(), placed.end(), slot,
+                      [](const SlotInfo* a, const SlotInfo* b) { return a->offset < b->offset; }),
                   slot);
     plan_->arena_bytes = std::max(plan_->arena_bytes, at + slot->bytes);
   }

@@ -160,8 +160,8 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
   }
 }
 
-// Claims the sweeps of one run. Steps take their panels to and fro, so that weights that outgrow the
-// cache start with the panels that the last step left there; single steps need a count for it.
+// Claims the sweeps of one run. Steps take their panels to and fro, so that weights that outgrow
+// the cache start with the panels that the last step left there; single steps need a count for it.
 uint32_t RecurrentPlan::first_sweep() const {
   const int64_t floats = panels * directions[0].phases[0].w.block_stride;
   if (floats <= kKept) return 0;

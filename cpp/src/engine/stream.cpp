@@ -77,7 +77,7 @@ class Undo {
 struct Stream::Impl {
   std::shared_ptr<const Model> model;
   int64_t batch;
-  Sizes sizes;                  // every symbol but time
+  Sizes sizes;                    // every symbol but time
   std::vector<size_t> ins, outs;  // graph ports that a step has
   std::unique_ptr<Workspace> workspace;
   Buffer state, saved;
@@ -135,18 +135,17 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t batch_size,
   const Engine& engine = model->engine();
   const Streaming& streaming = engine.streaming();
   if (streaming.form == Streaming::Form::kNone) {
-    throw Error(ErrorCode::kUnsupported,
-                "the model does not stream: " +
-                    (streaming.node.empty() ? "" : streaming.node + " ") + streaming.reason);
+    throw Error(ErrorCode::kUnsupported, "the model does not stream: " +
+                                             (streaming.node.empty() ? "" : streaming.node + " ") +
+                                             streaming.reason);
   }
   if (batch_size < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 "batch_size is " + std::to_string(batch_size) + "; it must be 1 or more");
   }
   if (streaming.batch.empty() && batch_size != 1) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "batch_size is " + std::to_string(batch_size) +
-                    "; this model has a fixed batch, so it must be 1");
+    throw Error(ErrorCode::kInvalidArgument, "batch_size is " + std::to_string(batch_size) +
+                                                 "; this model has a fixed batch, so it must be 1");
   }
   impl_->model = std::move(model);
   impl_->batch = batch_size;

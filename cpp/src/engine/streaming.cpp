@@ -38,7 +38,8 @@ std::vector<std::string> time_candidates(const Engine& engine) {
 int64_t choose_mark(const ModelFile& file, const std::vector<Dims>& inputs) {
   std::set<int64_t> used;
   for (const Dims& dims : inputs) used.insert(dims.begin(), dims.end());
-  for (const auto& [name, tensor] : file.tensors) used.insert(tensor.dims.begin(), tensor.dims.end());
+  for (const auto& [name, tensor] : file.tensors)
+    used.insert(tensor.dims.begin(), tensor.dims.end());
   for (const Port& port : file.graph.inputs) {
     for (const Dim& dim : port.shape) used.insert(dim.value);
   }

@@ -48,18 +48,18 @@ struct FunctionSpec {
 
 // What a cell needs beside its products; the same for every unit and step.
 struct CellParams {
-  FunctionSpec f;   // gates
-  FunctionSpec g;   // candidate (the only one of an RNN)
-  FunctionSpec h;   // output of an LSTM
-  float clip;       // pre-activations are clamped to [-clip, clip]; 0: not clamped
-  bool standard;    // f = sigmoid, g = h = tanh, no clip, not coupled: the fast path may be taken
-  bool coupled;     // LSTM: forget gate = 1 - input gate
+  FunctionSpec f;     // gates
+  FunctionSpec g;     // candidate (the only one of an RNN)
+  FunctionSpec h;     // output of an LSTM
+  float clip;         // pre-activations are clamped to [-clip, clip]; 0: not clamped
+  bool standard;      // f = sigmoid, g = h = tanh, no clip, not coupled: the fast path may be taken
+  bool coupled;       // LSTM: forget gate = 1 - input gate
   bool update_takes;  // GRU: h' = (1 - z) h + z n instead of h' = (1 - z) n + z h
 };
 
 struct GemmArgs {
   int64_t m, n, k;
-  const float* a;        // [m, k], row stride lda; not aliased by c
+  const float* a;  // [m, k], row stride lda; not aliased by c
   int64_t lda;
   const float* b;        // panels as above, 64-byte aligned
   int64_t block_stride;  // floats from one block to the next
@@ -68,7 +68,7 @@ struct GemmArgs {
   const float* init;     // initial values, row stride ldi (0: one row for all), whole vectors
                          // readable; nullptr: zeros. May be c itself when ldi == ldc.
   int64_t ldi;
-  float* c;              // [m, n], row stride ldc; nothing is written past column n
+  float* c;  // [m, n], row stride ldc; nothing is written past column n
   int64_t ldc;
 };
 
@@ -80,25 +80,25 @@ struct StepArgs {
   int64_t recurrent;               // K: length of h (H, or the size of a projection)
   const float* x;                  // [N, I], row stride ldx; unused when input == 0
   int64_t ldx;
-  const float* h;                  // [N, K], row stride ldh: the previous output; never aliases h_out
+  const float* h;  // [N, K], row stride ldh: the previous output; never aliases h_out
   int64_t ldh;
-  const float* w;                  // panels; row 0 is the first used row (of x, or of h if input == 0)
-  int64_t panel_stride;            // floats from one panel to the next
-  const float* z;                  // [N or 1, panels * G * V], row stride ldz (0: one bias row)
+  const float* w;        // panels; row 0 is the first used row (of x, or of h if input == 0)
+  int64_t panel_stride;  // floats from one panel to the next
+  const float* z;        // [N or 1, panels * G * V], row stride ldz (0: one bias row)
   int64_t ldz;
-  const float* bias_h;             // [panels * V]: GruAfter: recurrent bias of the candidate; else unused
-  const float* peephole;           // [panels][3][V] in the order i, o, f; nullptr: none. LSTM only
-  const float* c;                  // LSTM: [N, H] previous cell. GruBeforeUpdate: [N, H] previous h
+  const float* bias_h;    // [panels * V]: GruAfter: recurrent bias of the candidate; else unused
+  const float* peephole;  // [panels][3][V] in the order i, o, f; nullptr: none. LSTM only
+  const float* c;         // LSTM: [N, H] previous cell. GruBeforeUpdate: [N, H] previous h
   int64_t ldc;
-  float* c_out;                    // LSTM: [N, H], may be c itself
+  float* c_out;  // LSTM: [N, H], may be c itself
   int64_t ldc_out;
-  float* h_out;                    // [N, H], row stride ldh_out
+  float* h_out;  // [N, H], row stride ldh_out
   int64_t ldh_out;
-  float* gate;                     // GruBeforeGates writes z here, GruBeforeUpdate reads it: [N, H]
-  int64_t ldg;                     // (GruBeforeGates writes r * h to h_out)
+  float* gate;  // GruBeforeGates writes z here, GruBeforeUpdate reads it: [N, H]
+  int64_t ldg;  // (GruBeforeGates writes r * h to h_out)
   const CellParams* params;
-  bool backwards;                  // panels from the last to the first: the same numbers. When steps
-                                   // take turns, weights a little larger than a cache stay in it
+  bool backwards;  // panels from the last to the first: the same numbers. When steps
+                   // take turns, weights a little larger than a cache stay in it
 };
 
 struct KernelTable {
