@@ -23,7 +23,7 @@ def machine(peers: list[str]) -> dict[str, Any]:
 
     return {
         "cpu": _cpu(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "isa": gruengine.info()["isa"],
         "threads": 1,
         "compute_type": "float32",

@@ -32,13 +32,14 @@ def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Array]:
     at = session(part)
     x_name, y_name = names(part)
     states = zero_states(case, part)
-    feed = {x_name: x, **fixed(part), **{before: zeros for before, _, zeros in states}}
+    given = {x_name: x, **fixed(part)}
+    feed = {**given, **{before: zeros for before, _, zeros in states}}
     y = at.run([y_name], feed)[0]
     others = [np.zeros_like(zeros) for *_, zeros in states]
     bindings = []
     for turn in range(2):
         binding = at.io_binding()
-        for name, array in {x_name: x, **fixed(part)}.items():
+        for name, array in given.items():
             _bind(binding.bind_input, name, array)
         _bind(binding.bind_output, y_name, y)
         for (before, after, zeros), other in zip(states, others, strict=True):
@@ -47,7 +48,7 @@ def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Array]:
         bindings.append(binding)
     run, turns = at.run_with_iobinding, cycle(bindings)
 
-    def step(keep: Any = (x, feed, others)) -> None:  # the bindings hold addresses alone
+    def step(keep: Any = (feed, others)) -> None:  # the bindings hold addresses alone
         run(next(turns))
 
     return step, y
