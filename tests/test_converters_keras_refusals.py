@@ -208,7 +208,7 @@ def test_models_in_models_without_end():
         read(archive(nested(150)))
     start, end = json.dumps(kh.chain({"class_name": "@"})).split('{"class_name": "@"}')
     text = start * 600 + end * 600
-    with pytest.raises(gr.GruEngineError, match="too deep|in a model|layers"):
+    with pytest.raises(gr.GruEngineError, match=r"too deep|in a model|layers"):
         read(kh.archive(kh.members(model=text.encode())))
 
 
