@@ -18,9 +18,13 @@ from gruengine.converters import (  # they enter their operators
     onnx_recurrent,
 )
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
+from gruengine.converters.onnx_chain import join_steps
 from gruengine.converters.onnx_finish import (
+    bound,
+    branch_port,
     conditions_on_data,
     finish_tensors,
+    in_words,
     output_ports,
     output_values,
 )
@@ -192,7 +196,7 @@ class _Conversion:
                 names = ", ".join(sorted(declared)) or "none"
                 self.reasons.append(Reason("", f"bind {name!r}", f"the inputs are {names}"))
                 continue
-            array, problem = _bound(value, given)
+            array, problem = bound(value, given)
             if array is None:
                 self.reasons.append(Reason(name, f"bind {name!r}", problem))
                 array = np.zeros(0, np.float32)
@@ -286,7 +290,7 @@ class _Conversion:
                     for v in results
                 ]
                 known.append([builder.info(name) for name in made])
-            outputs = [_branch_port(n, i) for n, i in zip(made, known[-1], strict=True)]
+            outputs = [branch_port(n, i) for n, i in zip(made, known[-1], strict=True)]
             attrs[key] = Graph([], outputs, list(nodes))
         infos = [merge(*both) for both in zip(*known, strict=True)]
         kept = Node("If", tuple(inputs), tuple(node.outputs), attrs, node.name)
@@ -310,6 +314,8 @@ class _Conversion:
         nodes, self.report.fused = fuse(
             nodes, builder.tensors, builder.infos, builder.fresh, set(names), self.report.warnings
         )
+        nodes, joined = join_steps(nodes, builder, set(names))
+        self.report.fused += joined
         outputs = output_ports(builder, declared)
         graph = Graph(ports, outputs, nodes)
         tensors = finish_tensors(graph, builder, self.reasons, self.report.warnings)
@@ -335,7 +341,7 @@ class _Conversion:
         for node in walk(spec.graph.nodes):
             report.nodes_after += 1
             if node.op == "Recurrent":
-                report.recognised.append(_in_words(node))
+                report.recognised.append(in_words(node))
                 self._warn_of_broken_export(node)
         report.folded, report.nodes_before = self.builder.folded, self.nodes_before
         report.parameters = sum(int(t.size) for t in spec.tensors.values() if t.dtype.kind == "f")
@@ -353,39 +359,3 @@ class _Conversion:
                 "linear_before_reset=1 and computes other numbers than the PyTorch model; this "
                 "file is converted as it is"
             )
-
-
-def _branch_port(name: str, info: Info) -> Port:
-    sizes = enumerate(info.shape or ())
-    shape = tuple(f"{name}_{i}" if s is None else s for i, s in sizes)
-    return Port(name, info.dtype if info.dtype in DTYPES else "float32", shape)
-
-
-def _bound(value: Value, given: Any) -> tuple[Array | None, str]:
-    """Return the array for a bound input, or None and why it does not fit."""
-    dtype = type_name(value.elem_type)
-    if value.kind != "tensor" or dtype not in DTYPES:
-        return None, f"the input is {dtype}; {', '.join(DTYPES)} can be bound"
-    try:
-        array = np.asarray(given)
-        wanted = array.astype(dtype)
-    except (ValueError, TypeError, OverflowError):
-        return None, f"the value is no array of {dtype}"
-    if array.dtype.kind not in "biuf":
-        return None, f"the value is {array.dtype}; the input is {dtype}"
-    exact = np.array_equal(wanted, array) or (array.dtype.kind == "f" == wanted.dtype.kind)
-    if not exact or (array.dtype.kind == "b") != (dtype == "bool"):
-        return None, f"the value {str(given)[:40]} is {array.dtype}; the input is {dtype}"
-    shape = value.shape
-    if shape is not None:
-        fits = len(shape) == wanted.ndim and all(
-            not isinstance(s, int) or s == n for s, n in zip(shape, wanted.shape, strict=True)
-        )
-        if not fits:
-            return None, f"the value has shape {list(wanted.shape)}; the input has {list(shape)}"
-    return np.array(wanted), ""
-
-
-def _in_words(node: Node) -> str:
-    cell, hidden = str(node.attrs["cell"]).upper(), node.attrs["hidden_size"]
-    return f"{node.name or node.outputs[0]}: {cell} {hidden} {node.attrs['direction']}"

@@ -12,6 +12,7 @@ from gruengine.converters.base import Reason
 from gruengine.converters.onnx_fold import Builder, rename, walk
 from gruengine.converters.onnx_model import Value
 from gruengine.converters.onnx_tensor import type_name
+from gruengine.converters.shapes import Info
 from gruengine.spec import DTYPES, Graph, Node, Port
 
 Array = np.ndarray[Any, Any]
@@ -101,3 +102,41 @@ def finish_tensors(
     if builder.rounding and builder.rounded:
         warnings.append(f"float64 values were rounded to float32 in {builder.rounded} tensors")
     return tensors
+
+
+def branch_port(name: str, info: Info) -> Port:
+    """Return the declaration of what a branch makes."""
+    sizes = enumerate(info.shape or ())
+    shape = tuple(f"{name}_{i}" if s is None else s for i, s in sizes)
+    return Port(name, info.dtype if info.dtype in DTYPES else "float32", shape)
+
+
+def bound(value: Value, given: Any) -> tuple[Array | None, str]:
+    """Return the array for a bound input, or None and why it does not fit."""
+    dtype = type_name(value.elem_type)
+    if value.kind != "tensor" or dtype not in DTYPES:
+        return None, f"the input is {dtype}; {', '.join(DTYPES)} can be bound"
+    try:
+        array = np.asarray(given)
+        wanted = array.astype(dtype)
+    except (ValueError, TypeError, OverflowError):
+        return None, f"the value is no array of {dtype}"
+    if array.dtype.kind not in "biuf":
+        return None, f"the value is {array.dtype}; the input is {dtype}"
+    exact = np.array_equal(wanted, array) or (array.dtype.kind == "f" == wanted.dtype.kind)
+    if not exact or (array.dtype.kind == "b") != (dtype == "bool"):
+        return None, f"the value {str(given)[:40]} is {array.dtype}; the input is {dtype}"
+    shape = value.shape
+    if shape is not None:
+        fits = len(shape) == wanted.ndim and all(
+            not isinstance(s, int) or s == n for s, n in zip(shape, wanted.shape, strict=True)
+        )
+        if not fits:
+            return None, f"the value has shape {list(wanted.shape)}; the input has {list(shape)}"
+    return np.array(wanted), ""
+
+
+def in_words(node: Node) -> str:
+    """Return what a recurrent node is, for the report."""
+    cell, hidden = str(node.attrs["cell"]).upper(), node.attrs["hidden_size"]
+    return f"{node.name or node.outputs[0]}: {cell} {hidden} {node.attrs['direction']}"
