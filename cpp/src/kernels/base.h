@@ -27,6 +27,12 @@
 #define GRU_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+#if defined(__GNUC__)
+#define GRU_PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
+#else
+#define GRU_PREFETCH_L2(p) ((void)(p))
+#endif
+
 #define GRU_BEGIN_KERNELS \
   namespace gruengine {   \
   namespace GRU_ISA {     \

@@ -24,7 +24,7 @@ struct GemmTile {
   const GemmArgs& args;
 
   template <int P, int R>
-  void run(int64_t block, int64_t row) const {
+  void run(int64_t block, int64_t row, Ahead ahead) const {
     constexpr int V = Vec::kWidth;
     Vec sums[P][R][NV];
     const int64_t column = block * (args.nv * V);
@@ -33,7 +33,8 @@ struct GemmTile {
     start(sums, row, column, whole);
     const Rows a = {args.a + row * args.lda, args.lda};
     const Panels b = {args.b + block * args.block_stride, args.block_stride};
-    add_products<P, R, NV>(sums, a, b, args.k, [](int g) { return g; });
+    const Coming coming = ahead.of({args.b, args.block_stride}, args.k);
+    add_products<P, R, NV>(sums, a, b, coming, args.k, [](int g) { return g; });
     GRU_UNROLL
     for (int p = 0; p < P; ++p) {
       GRU_UNROLL

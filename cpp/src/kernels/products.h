@@ -43,15 +43,38 @@ struct Panels {
   int64_t stride;  // floats from one block to the next
 };
 
+// Weights to bring near during a tile: a vector for each k, `step` floats apart (0: none).
+struct Coming {
+  const float* data;
+  int64_t step;
+  Coming after(int64_t k) const { return {data + k * step, step}; }
+};
+
+// Which vector of each k of which block a tile should bring near; part < 0: none.
+struct Ahead {
+  int64_t block, part;
+  // `rows` is how many k a block has.
+  Coming of(Panels b, int64_t rows) const {
+    if (part < 0) return {b.data, 0};
+    return {b.data + block * b.stride + part * rows * Vec::kWidth, Vec::kWidth};
+  }
+};
+
+// Tiles that compute longer than their weights take to come from L3, so that more can come
+// meanwhile.
+constexpr bool looks_ahead(int blocks, int rows) { return blocks == 1 && rows > 3; }
+
 // sums[p][r][chain(g)] += a[r][0..k) * b[p][0..k)[g] for g < NV.
 template <int P, int R, int NV, int CH, class Chain>
-GRU_INLINE void add_products(Vec (&sums)[P][R][CH], Rows a, Panels b, int64_t k, Chain chain) {
+GRU_INLINE void add_products(Vec (&sums)[P][R][CH], Rows a, Panels b, Coming coming, int64_t k,
+                             Chain chain) {
   constexpr int V = Vec::kWidth;
   for (int64_t i = 0; i < k; ++i) {
     Vec x[R];
     GRU_UNROLL
     for (int r = 0; r < R; ++r) x[r] = splat(a.data[r * a.stride + i]);
     const float* row = b.data + i * (NV * V);
+    if constexpr (looks_ahead(P, R)) GRU_PREFETCH_L2(coming.data + i * coming.step);
     GRU_UNROLL
     for (int p = 0; p < P; ++p) {
       GRU_UNROLL
@@ -66,19 +89,21 @@ GRU_INLINE void add_products(Vec (&sums)[P][R][CH], Rows a, Panels b, int64_t k,
 
 // Calls tile.run<P, R>(block, row) with the exact P, then R, that is left.
 template <int P, int R, class Tile>
-GRU_INLINE void run_exact(const Tile& tile, int64_t block, int64_t row, int blocks, int rows) {
+GRU_INLINE void run_exact(const Tile& tile, int64_t block, int64_t row, int blocks, int rows,
+                          Ahead ahead) {
   if (blocks < P) {
-    if constexpr (P > 1) run_exact<P - 1, R>(tile, block, row, blocks, rows);
+    if constexpr (P > 1) run_exact<P - 1, R>(tile, block, row, blocks, rows, ahead);
   } else if (rows < R) {
-    if constexpr (R > 1) run_exact<P, R - 1>(tile, block, row, blocks, rows);
+    if constexpr (R > 1) run_exact<P, R - 1>(tile, block, row, blocks, rows, ahead);
   } else {
-    tile.template run<P, R>(block, row);
+    tile.template run<P, R>(block, row, ahead);
   }
 }
 
 // All blocks in groups of P, and for each all rows in even tiles of at most R. Rows run inside, so
-// that every tile but the first reads the weights of a group from a near cache.
-template <int P, int R, class Tile>
+// that every tile but the first reads the weights of a group from a near cache; meanwhile the tiles
+// bring the next group near, a vector of each k per tile.
+template <int P, int R, int NV, class Tile>
 GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
                            bool backwards) {
   const int64_t tiles = (rows + R - 1) / R;
@@ -89,7 +114,9 @@ GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t from = rows * t / tiles;
       const int64_t to = rows * (t + 1) / tiles;
-      run_exact<P, R>(tile, block, from, blocks, static_cast<int>(to - from));
+      const bool more = tiles > 1 && t < NV && g + 1 < groups;
+      run_exact<P, R>(tile, block, from, blocks, static_cast<int>(to - from),
+                      {backwards ? block - P : block + P, more ? t : -1});
     }
   }
 }
@@ -101,13 +128,13 @@ GRU_INLINE void run_tiles(const Tile& tile, int64_t begin, int64_t end, int64_t 
   constexpr int R = rows_of_tile(Sums);
   switch (rows) {
     case 1:
-      return run_groups<blocks_of_tile(1, NV, Sums), 1>(tile, begin, end, 1, backwards);
+      return run_groups<blocks_of_tile(1, NV, Sums), 1, NV>(tile, begin, end, 1, backwards);
     case 2:
-      return run_groups<blocks_of_tile(2, NV, Sums), 2>(tile, begin, end, 2, backwards);
+      return run_groups<blocks_of_tile(2, NV, Sums), 2, NV>(tile, begin, end, 2, backwards);
     case 3:
-      return run_groups<blocks_of_tile(3, NV, Sums), 3>(tile, begin, end, 3, backwards);
+      return run_groups<blocks_of_tile(3, NV, Sums), 3, NV>(tile, begin, end, 3, backwards);
     default:
-      return run_groups<blocks_of_tile(R, NV, Sums), R>(tile, begin, end, rows, backwards);
+      return run_groups<blocks_of_tile(R, NV, Sums), R, NV>(tile, begin, end, rows, backwards);
   }
 }
 

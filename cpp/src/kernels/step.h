@@ -82,17 +82,18 @@ struct StepTile {
   bool standard;
 
   template <int P, int R>
-  void run(int64_t panel, int64_t row) const {
+  void run(int64_t panel, int64_t row, Ahead ahead) const {
     constexpr int V = Vec::kWidth;
     constexpr int G = Cell::kGates;
     Vec sums[P][R][Cell::kChains];
     start(sums, panel, row);
     const float* w = args.w + panel * args.panel_stride;
-    add_products<P, R, G>(sums, {args.x + row * args.ldx, args.ldx}, {w, args.panel_stride},
+    const Coming coming = ahead.of({args.w, args.panel_stride}, args.input + args.recurrent);
+    add_products<P, R, G>(sums, {args.x + row * args.ldx, args.ldx}, {w, args.panel_stride}, coming,
                           args.input, [](int g) { return g; });
     add_products<P, R, G>(sums, {args.h + row * args.ldh, args.ldh},
-                          {w + args.input * (G * V), args.panel_stride}, args.recurrent,
-                          [](int g) { return Cell::recurrent_chain(g); });
+                          {w + args.input * (G * V), args.panel_stride}, coming.after(args.input),
+                          args.recurrent, [](int g) { return Cell::recurrent_chain(g); });
     if (R == 1 && standard) {
       GRU_UNROLL
       for (int p = 0; p < P; ++p) {
