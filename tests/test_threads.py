@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -112,18 +113,25 @@ def test_a_stream_used_by_two_gets_an_error_and_stays_whole() -> None:
     ids=["step", "reset", "get_state", "set_state", "clone", "state"],
 )
 def test_every_method_refuses_a_stream_in_use(call: Callable[[gr.Stream], Any]) -> None:
-    stream = large().stream()
-    chunk = frames(1, 30_000)
-    worker = threading.Thread(target=lambda: stream.run(chunk))
+    stream, chunk, stop = large().stream(), frames(1, 2000), threading.Event()
+
+    def keep_busy() -> None:
+        while not stop.is_set():
+            with suppress(gr.StreamBusyError):  # the call may have come first
+                stream.run(chunk)
+
+    worker = threading.Thread(target=keep_busy)
     worker.start()
     refused = ""
-    while worker.is_alive() and not refused:
+    for _ in range(100_000):
         try:
             call(stream)
         except gr.StreamBusyError as error:
             refused = str(error)
+            break
         except gr.InvalidInputError:
-            pass  # set_state before the run began
+            pass  # set_state, between two runs
+    stop.set()
     worker.join()
     assert "another caller" in refused
 
