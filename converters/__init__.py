@@ -37,6 +37,8 @@ FORMATS = {
     "torch-zip": "PyTorch checkpoint (zip)",
     "torch-legacy": "PyTorch checkpoint (legacy pickle)",
     "onnx": "ONNX model",
+    "json": "JSON (RTNeural, AIDA-X, GuitarML, NAM)",
+    "npz": "NumPy archive of weights (.npz)",
     "keras": "Keras model (.keras, .h5)",
 }
 
@@ -80,6 +82,14 @@ def read(source: Source, options: Options | None = None) -> tuple[ModelSpec, Con
         from gruengine.converters.keras import read_keras
 
         return read_keras(data, path=path, name=name, options=options)
+    if kind == "json":
+        from gruengine.converters.rtneural import read_json
+
+        return read_json(data, path=path, name=name, options=options)
+    if kind == "npz":
+        from gruengine.converters.npz import read_npz
+
+        return read_npz(data, path=path, name=name, options=options)
     from gruengine.converters.torch import read_checkpoint
 
     return read_checkpoint(data, path=path, name=name, options=options)
@@ -160,6 +170,8 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
     if data[:4] == b"PK\x03\x04":
         # Keras' members are named in the directory, which stands at the end.
         end = data[-65536:]
+        if b".npy" in end and b"/data.pkl" not in end:
+            return "npz"
         return "keras" if b"config.json" in end and b"model.weights." in end else "torch-zip"
     if data[:8] == b"\x89HDF\r\n\x1a\n":
         return "keras"
@@ -169,12 +181,15 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
         return "torch-legacy"
     if _is_onnx(data):
         return "onnx"
+    if data.lstrip()[:1] == b"{" and any(key in data for key in _JSON_KEYS):
+        return "json"
     for magic, what in _OTHERS:
         if data.startswith(magic, 4 if magic == b"TFL3" else 0):
             raise UnsupportedError(f"{name} is {what}; {_allowed()}")
     raise ModelFileError(f"{name} is {_looks_like(data)}; {_allowed()}")
 
 
+_JSON_KEYS = (b'"layers"', b'"state_dict"', b'"architecture"', b"weight_ih")
 _OTHERS = (
     (b"TFL3", "a TensorFlow Lite model"),
     (b"GGUF", "a GGUF file"),

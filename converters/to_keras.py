@@ -67,7 +67,7 @@ def weights_npz(layers: list[KerasLayer]) -> bytes:
             way = f"{path.split('_')[0]}/" if "_layer" in path else ""
             arrays[f"{layer.name}/{way}{key}"] = array
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 
 

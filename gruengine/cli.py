@@ -75,7 +75,8 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
 def _add_convert(commands: Any) -> None:
     parser = _command(commands, "convert", _convert, "convert a trained model to a model file")
     parser.add_argument("source", help="ONNX, PyTorch checkpoint, safetensors weights, model file")
-    parser.add_argument("destination", help="the model file to write")
+    others = "*.onnx, *.npz, *.weights.h5 or *.torch.safetensors for other programs"
+    parser.add_argument("destination", help=f"the model file to write, or {others}")
     parser.add_argument("--compute-type", default="float32", help="float32 (default) or auto")
     _conversion_options(parser)
     _json_option(parser)
@@ -185,8 +186,18 @@ def _value(text: str) -> Any:
 
 def _convert(args: argparse.Namespace) -> int:
     from gruengine.conversion import convert
+    from gruengine.export import export_file, format_of
 
     progress(f"converting {args.source}")
+    # Another program's format is known by its ending; .safetensors is a model file here.
+    kind = format_of(args.destination)
+    if kind not in (None, "torch") or args.destination.endswith(".torch.safetensors"):
+        export_file(args.source, args.destination, **conversion_arguments(args))
+        if args.json:
+            print_json({"source": args.source, "destination": args.destination, "format": kind})
+        else:
+            print(f"{args.source} -> {args.destination}: {kind}")
+        return OK
     report = convert(
         args.source, args.destination, compute_type=args.compute_type, **conversion_arguments(args)
     )

@@ -65,6 +65,17 @@ def export(model: Any, path: str | os.PathLike[str], *, format: str | None = Non
     spec_file.save(path, [data])
 
 
+def export_file(source: str, path: str, **options: Any) -> None:
+    """Read ``source`` with the options of ``convert`` and export it by the ending of ``path``."""
+    from gruengine.conversion import read_spec
+    from gruengine.converters import is_model_file
+
+    given = {key: value for key, value in options.items() if value}
+    if is_model_file(source) and given:
+        raise InvalidInputError(f"a model file takes no options; got {sorted(given)}")
+    export(read_spec(source, **given), path)
+
+
 def format_of(path: str | os.PathLike[str]) -> str | None:
     """Return the format that the ending of a path stands for, None if it stands for none."""
     name = os.path.basename(os.fspath(path)).lower()

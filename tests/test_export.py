@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Out of gruengine: ONNX that ONNX Runtime runs, weights as PyTorch and Keras keep them."""
+"""Out of gruengine: ONNX that ONNX Runtime runs, and the doors to all exports."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from keras_models import L, keras
+from export_specs import H, I, feed, recurrent_spec, refusals
 from random_models import draw
-from safetensors.numpy import load as load_safetensors
 from torch import nn
 
 import gruengine as gr
+from gruengine.cli import main
 from gruengine.converters.base import ConversionError
 from gruengine.converters.to_onnx import to_onnx
 from gruengine.reference_graph import run_graph
 from gruengine.spec import Graph, ModelSpec, Node, Port
-
-I, H = 5, 6
 
 
 @pytest.fixture(autouse=True)
@@ -80,51 +78,6 @@ def test_random_models(seed):
     again = gr.load(data)
     ours = gr.Model.from_spec(case.spec)
     assert np.abs(again(x) - ours(x)).max() <= 1e-6
-
-
-def recurrent_spec(cell, rng, *, directions=1, peephole=False, lengths=None, **attrs):
-    """One recurrent node with every input and output that it may have."""
-    G, count = {"rnn": (1, 1), "gru": (3, 2), "lstm": (4, 3)}[cell]
-    D = directions
-    names = {"rnn": ["Tanh"], "gru": ["Sigmoid", "Tanh"], "lstm": ["Sigmoid", "Tanh", "Tanh"]}
-    base = {
-        "cell": cell, "hidden_size": H, "direction": "bidirectional" if D == 2 else "forward",
-        "activations": names[cell] * D, "activation_alpha": [0.0] * count * D,
-        "activation_beta": [0.0] * count * D,
-        **({"reset": "after", "update": "keep"} if cell == "gru" else {}),
-    }  # fmt: skip
-    tensors = {
-        "W": rng.normal(size=(D, G * H, I)), "R": rng.normal(size=(D, G * H, H)),
-        "B": rng.normal(size=(D, 2 * G * H)),
-    }  # fmt: skip
-    inputs = ["x", "W", "R", "B", "lengths" if lengths else "", "h", "c" if cell == "lstm" else ""]
-    ports = [Port("x", "float32", ("T", "N", I)), Port("h", "float32", (D, "N", H))]
-    outputs = [Port("y", "float32", ("T", D, "N", H)), Port("h_out", "float32", (D, "N", H))]
-    if cell == "lstm":
-        ports.append(Port("c", "float32", (D, "N", H)))
-        outputs.append(Port("c_out", "float32", (D, "N", H)))
-    if peephole:
-        tensors["P"] = rng.normal(size=(D, 3 * H))
-        inputs.append("P")
-    if lengths:
-        ports.append(Port("lengths", lengths, ("N",)))
-    while not inputs[-1]:
-        inputs.pop()
-    node = Node("Recurrent", tuple(inputs), tuple(port.name for port in outputs), {**base, **attrs})
-    tensors = {name: array.astype(np.float32) * 0.5 for name, array in tensors.items()}
-    return ModelSpec(Graph(ports, outputs, [node]), tensors)
-
-
-def feed(spec, rng, T=6, N=3):
-    sizes = {"T": T, "N": N}
-    found = {}
-    for port in spec.graph.inputs:
-        shape = [sizes.get(size, size) for size in port.shape]
-        if port.name == "lengths":
-            found["lengths"] = np.array([6, 2, 4], port.dtype)
-        else:
-            found[port.name] = rng.normal(size=shape).astype(np.float32)
-    return found
 
 
 VARIANTS = [
@@ -209,12 +162,6 @@ def test_constant_of_shape_and_if():
     assert_same_in_onnx(ModelSpec(Graph(*ports, nodes), tensors), {"x": np.ones(3, np.float32)})
 
 
-def refusals(run, *arguments):
-    with pytest.raises(ConversionError) as caught:
-        run(*arguments)
-    return " | ".join(str(reason) for reason in caught.value.reasons)
-
-
 def test_onnx_refuses_with_every_reason():
     net = gr.Sequential([gr.LSTM(H, projection=3, return_sequences=True), gr.GRU(H)], input_size=I)
     spec = net.spec()
@@ -226,126 +173,6 @@ def test_onnx_refuses_with_every_reason():
     ports = [Port("x", "float32", (4,))], [Port("y", "float32", (4,))]
     affine = ModelSpec(Graph(*ports, [Node("Affine", ("x",), ("y",), {"alpha": 2.0})]), {})
     assert "operator Affine" in refusals(to_onnx, affine)
-
-
-# -- PyTorch --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [
-    nn.LSTM(I, H, 2, batch_first=True, bidirectional=True),
-    nn.GRU(I, H, 3, batch_first=True), nn.RNN(I, H, batch_first=True, nonlinearity="relu"),
-    nn.LSTM(I, H, 2, batch_first=True, proj_size=3, bidirectional=True),
-    nn.GRU(I, H, batch_first=True, bias=False),
-    nn.LSTMCell(I, H), nn.GRUCell(I, H, bias=False),
-    nn.Sequential(nn.Embedding(9, I), nn.LSTM(I, H, 2, batch_first=True)),
-], ids=str)  # fmt: skip
-def test_state_dicts_return_as_they_were(module, tmp_path):
-    model = gr.from_torch(module)
-    model.export(tmp_path / "weights.safetensors")
-    found = load_safetensors((tmp_path / "weights.safetensors").read_bytes())
-    expected = {name: value.numpy() for name, value in module.state_dict().items()}
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert np.array_equal(found[name], value), name
-
-
-def test_layers_beside_recurrent_ones_and_back(tmp_path):
-    net = gr.Sequential(
-        [gr.GRU(H, num_layers=2, return_sequences=True), gr.LayerNorm(), gr.Dense(3)], input_size=I
-    )
-    gr.export(net, tmp_path / "w.safetensors")
-    twin = nn.ModuleDict({"gru": nn.GRU(I, H, 2, batch_first=True),
-                          "layer_norm": nn.LayerNorm(H), "dense": nn.Linear(H, 3)})  # fmt: skip
-    state = load_safetensors((tmp_path / "w.safetensors").read_bytes())
-    twin.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-    x = torch.randn(2, 6, I)
-    with torch.no_grad():
-        y = twin["dense"](twin["layer_norm"](twin["gru"](x)[0])).numpy()
-    assert np.abs(net(x.numpy()) - y).max() <= 2e-6
-    again = gr.load(
-        tmp_path / "w.safetensors", batch_first=True, order=["gru", "layer_norm", "dense"],
-        kinds={"layer_norm": "layernorm"}, eps={"layer_norm": 1e-5}, output="sequence",
-        activations={"dense": "none"},
-    )  # fmt: skip
-    assert np.array_equal(again(x.numpy()), net(x.numpy()))
-
-
-def test_a_flipped_update_gate_is_turned_for_torch():
-    rng = np.random.default_rng(2)
-    spec = recurrent_spec("gru", rng, update="take")
-    spec.graph.nodes[0] = Node("Recurrent", *(getattr(spec.graph.nodes[0], name) for name in
-                               ("inputs", "outputs", "attrs")), "g")  # fmt: skip
-    state = gr.converters.to_torch.to_state_dict(spec)
-    twin = nn.ModuleDict({"g": nn.GRU(I, H)})
-    twin.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-    inputs = feed(spec, rng)
-    expected = run_graph(spec.graph, spec.tensors, inputs)
-    with torch.no_grad():
-        y, _ = twin["g"](torch.tensor(inputs["x"]), torch.tensor(inputs["h"]))
-    assert np.abs(y.numpy() - expected["y"][:, 0]).max() <= 2e-6
-
-
-@pytest.mark.parametrize(("cell", "options", "reason"), [
-    ("gru", {"reset": "before"}, "reset 'before'"),
-    ("gru", {"update": "take", "activations": ["Tanh", "Tanh"]}, "update 'take'"),
-    ("lstm", {"coupled": 1}, "coupled gates"),
-    ("lstm", {"clip": 1.0}, "clip 1.0"),
-    ("lstm", {"peephole": True}, "peepholes"),
-    ("lstm", {"direction": "reverse"}, "direction 'reverse'"),
-    ("lstm", {"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations"),
-    ("rnn", {"activations": ["Elu"], "activation_alpha": [1.0]}, "torch has"),
-])  # fmt: skip
-def test_what_torch_has_not(cell, options, reason, tmp_path):
-    spec = recurrent_spec(cell, np.random.default_rng(0), **options)
-    assert reason in refusals(gr.export, spec, tmp_path / "w.safetensors")
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- Keras ----------------------------------------------------------------------------------------
-
-
-def keras_pairs():
-    yield [gr.LSTM(H, return_sequences=True), gr.Dense(3)], [
-        L.LSTM(H, return_sequences=True), L.Dense(3)]  # fmt: skip
-    yield [gr.GRU(H, return_sequences=True), gr.GRU(4)], [
-        L.GRU(H, return_sequences=True), L.GRU(4)]  # fmt: skip
-    yield [gr.GRU(H, reset="before"), gr.LayerNorm(1e-3)], [
-        L.GRU(H, reset_after=False), L.LayerNormalization(epsilon=1e-3)]  # fmt: skip
-    yield [gr.RNN(H, bidirectional=True)], [L.Bidirectional(L.SimpleRNN(H))]
-    yield [gr.LSTM(H, bidirectional=True, return_sequences=True)], [
-        L.Bidirectional(L.LSTM(H, return_sequences=True))]  # fmt: skip
-
-
-@pytest.mark.parametrize(("ours", "theirs"), list(keras_pairs()))
-def test_keras_loads_the_weights(ours, theirs, tmp_path):
-    net = gr.Sequential(ours, input_size=I, seed=4)
-    rng = np.random.default_rng(0)
-    net.set_parameters({k: v + rng.normal(size=v.shape) * 0.2 for k, v in net.parameters().items()})
-    model = keras.Sequential([keras.Input((None, I)), *theirs])
-    gr.export(net, tmp_path / "m.weights.h5")
-    model.load_weights(tmp_path / "m.weights.h5")
-    x = rng.normal(size=(2, 6, I)).astype(np.float32)
-    y = model(x, training=False).detach().cpu().numpy()
-    assert np.abs(net(x) - y).max() <= 2e-6
-    gr.export(net, tmp_path / "m.npz")
-    with np.load(tmp_path / "m.npz") as arrays:
-        expected = [weight.value.detach().cpu().numpy() for weight in model.weights]
-        assert len(arrays.files) == len(expected)
-        for name, value in zip(arrays.files, expected, strict=True):
-            assert np.array_equal(arrays[name], value), name
-
-
-@pytest.mark.parametrize(("cell", "options", "reason"), [
-    ("lstm", {"peephole": True}, "peepholes"),
-    ("lstm", {"coupled": 1}, "coupled gates"),
-    ("gru", {"clip": 1.0}, "clip 1.0"),
-    ("gru", {"direction": "reverse"}, "direction 'reverse'"),
-    ("lstm", {"activations": ["Sigmoid", "Relu", "Tanh"]}, "the candidate and the output"),
-    ("rnn", {"activations": ["Affine"]}, "Keras has"),
-])  # fmt: skip
-def test_what_keras_has_not(cell, options, reason, tmp_path):
-    spec = recurrent_spec(cell, np.random.default_rng(0), **options)
-    assert reason in refusals(gr.export, spec, tmp_path / "w.npz")
 
 
 # -- the door -------------------------------------------------------------------------------------
@@ -380,6 +207,20 @@ def test_what_export_refuses(tmp_path):
     assert "no recurrent layer" in refusals(gr.export, dense, tmp_path / "m.npz")
     assert "no recurrent layer" in refusals(gr.export, dense, tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["o.onnx", "o.npz", "o.weights.h5", "o.torch.safetensors"])
+def test_the_command_line_goes_by_the_ending(name, tmp_path, capsys):
+    net = gr.Sequential([gr.GRU(H)], input_size=I)
+    net.save(tmp_path / "m.safetensors")
+    source, target = str(tmp_path / "m.safetensors"), str(tmp_path / name)
+    assert main(["convert", source, target]) == 0
+    assert f"{source} -> {target}" in capsys.readouterr().out
+    gr.export(net, tmp_path / f"again{name}")
+    if not name.endswith("h5"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"again{name}").read_bytes()
+    assert main(["convert", source, target, "--hint", "batch_first=true"]) == 2
+    assert "a model file takes no options" in capsys.readouterr().err
 
 
 def test_the_npz_holds_no_objects(tmp_path):
