@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
-from torch_pairs import CELLS, LAYERS, H, I, assert_same, pair, quiet_engine, states
+from torch_pairs import CELLS, LAYERS, H, I, assert_same, flat, pair, quiet_engine, states
 
+import gruengine as gr
 from gruengine import _call
 
 
@@ -138,3 +139,17 @@ def test_threads_of_one_module():
         for result in results:
             assert_same(result, expected[i])
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_number_of_threads_changes_no_bit(kind):
+    original, ours = pair(LAYERS[kind](64, 192, 2, bidirectional=True))
+    x, rows = torch.randn(20, 3, 64), 4
+    hx = states(kind, rows, 3, width=192)
+    hx = (hx[0], torch.randn(rows, 3, 192)) if kind == "lstm" else hx
+    with torch.inference_mode():
+        one = quiet_engine(ours, x, hx)
+        two = quiet_engine(gr.torch.accelerate(ours, num_threads=2), x, hx)
+        assert_same(two, original(x, hx))
+    for a, b in zip(flat(one), flat(two), strict=True):
+        assert torch.equal(a, b)
