@@ -126,6 +126,11 @@ class Forms:
             self._enter(node, self._sum(*node.inputs))
         elif node.op in ("Split", "Slice"):
             self._cut(node)
+        elif node.op == "Squeeze" and node.inputs[0] in self.affine:
+            # One row without its axis is still added to every row.
+            form = self.affine[node.inputs[0]]
+            if self.shape(node.inputs[0]) == (1, form.width) and form.width > 1:
+                self._enter(node, form)
         elif node.inputs and node.inputs[0] in self.affine:
             activation = activation_of(node)
             if activation is not None:
@@ -190,7 +195,8 @@ class Forms:
                 return None
             biases = form.biases + second.biases
             return Affine(form.width, form.terms + second.terms, biases)
-        if constant is None or constant.shape not in ((form.width,), (1, form.width)):
+        rows = ((form.width,), (1, form.width), (1,), ())
+        if constant is None or constant.shape not in rows or constant.dtype.kind != "f":
             return None
         owner = form.terms[0].source if len(form.sources) == 1 else ""
         bias = Bias(other, (0, form.width), owner)
@@ -228,10 +234,17 @@ class Forms:
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def _slice(self, node: Node) -> list[tuple[int, int]]:
+        """Return the columns of a Slice that keeps all rows."""
         values = [self.tensors.get(name) for name in node.inputs[1:]]
-        if len(values) < 3 or any(v is None or v.size != 1 for v in values):
+        if len(values) < 3 or any(v is None for v in values):
             return []
-        start, end, axis, *step = [int(v.reshape(-1)[0]) for v in values if v is not None]
-        if axis not in (1, -1) or step not in ([], [1]) or start < 0 or end < 0:
+        starts, ends, axes, *steps = [v.reshape(-1).tolist() for v in values if v is not None]
+        if any(step != 1 for row in steps for step in row):
             return []
-        return [(start, end)]
+        columns: list[tuple[int, int]] = []
+        for start, end, axis in zip(starts, ends, axes, strict=True):
+            if axis in (1, -1) and start >= 0 and end >= 0:
+                columns.append((start, end))
+            elif axis not in (0, -2) or start != 0 or end < (1 << 31) - 1:
+                return []
+        return columns if len(columns) == 1 else []

@@ -14,6 +14,7 @@ from gruengine.converters.affine import Affine, Forms, Gate, activation_of
 from gruengine.spec import Node
 
 Activation = tuple[str, float, float]
+LINEAR: Activation = ("Affine", 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,12 @@ def _cell_state(
 def _gru(node: Node, forms: Forms) -> Cell | None:
     for z_name, h, n_name, update in _blends(node, forms):
         z, maker = forms.gates.get(z_name), forms.makers.get(n_name)
-        squash = activation_of(maker) if maker is not None else None
-        if z is None or maker is None or squash is None or h in forms.gates:
+        if z is None or maker is None or h in forms.gates:
             continue
-        candidate = _candidate(maker.inputs[0], h, z, forms)
+        squash = activation_of(maker) if maker.op not in ("Add", "Gemm", "MatMul") else None
+        inner = n_name if squash is None else maker.inputs[0]
+        squash = squash or LINEAR
+        candidate = _candidate(inner, h, z, forms)
         if candidate is None:
             continue
         r, inputs, recurrent, reset_source, biases = candidate

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from gruengine.converters.base import ConversionError, ConversionReport, Options
 from gruengine.converters.onnx_chain import join_steps
 from gruengine.converters.onnx_finish import (
     bound,
-    branch_port,
     conditions_on_data,
     finish_tensors,
     in_words,
@@ -30,13 +28,14 @@ from gruengine.converters.onnx_finish import (
 )
 from gruengine.converters.onnx_fold import Builder, live_nodes, walk
 from gruengine.converters.onnx_fuse import fuse
-from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, OnnxNode, Value, read_model
-from gruengine.converters.onnx_ops import NEWEST, Call, Refused, load, lower_node
-from gruengine.converters.onnx_tensor import Tensor, type_name
-from gruengine.converters.shapes import Info, merge
+from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, Value, read_model
+from gruengine.converters.onnx_ops import NEWEST
+from gruengine.converters.onnx_rewrite import rewrite
+from gruengine.converters.onnx_tensor import type_name
+from gruengine.converters.onnx_walk import Scope, Walker
 from gruengine.converters.state_pairs import find_pairs
 from gruengine.errors import ModelFileError
-from gruengine.spec import DTYPES, Attr, Graph, ModelSpec, Node, Port
+from gruengine.spec import DTYPES, Graph, ModelSpec, Node, Port
 from gruengine.spec_checks import problems_of
 
 _ = (onnx_einsum, onnx_ops_more, onnx_ops_shape, onnx_recurrent)
@@ -91,15 +90,6 @@ def read_onnx(
     return spec, report
 
 
-@dataclass
-class Scope:
-    """Names of one graph of the file: values, and initializers that nothing has asked for yet."""
-
-    parent: Scope | None = None
-    values: dict[str, str] = field(default_factory=dict)
-    pending: dict[str, Tensor] = field(default_factory=dict)
-
-
 class _Conversion:
     """One conversion of one model."""
 
@@ -109,7 +99,7 @@ class _Conversion:
         self.builder = Builder(size, rounding)
         self.reasons: list[Reason] = []
         self.report = ConversionReport(name, "onnx", source_bytes=size)
-        self.nodes_before = 0
+        self.walker = Walker(model, self.builder, self.reasons)
 
     def run(self) -> tuple[ModelSpec, ConversionReport]:
         """Convert; raises ConversionError with all reasons."""
@@ -121,9 +111,9 @@ class _Conversion:
         self.builder.reserve([value.name for value in graph.outputs])
         scope = Scope()
         ports = self._inputs(graph, scope)
-        self._enter(graph, scope)
+        self.walker.enter(graph, scope)
         self._bind(graph, scope)
-        self._nodes(graph, scope)
+        self.walker.nodes(graph, scope)
         spec = self._finish(ports, scope)
         self._report(spec)
         return spec, self.report
@@ -203,99 +193,6 @@ class _Conversion:
             scope.pending.pop(name, None)
             scope.values[name] = self.builder.constant(array, name)
 
-    def _enter(self, graph: OnnxGraph, scope: Scope) -> None:
-        if graph.sparse:
-            self.reasons.append(Reason(graph.name, "sparse initializers", "tensors must be dense"))
-        for tensor in graph.initializers:
-            if tensor.name in scope.pending:
-                raise ModelFileError(f"the initializer {tensor.name!r} is there twice")
-            scope.pending[tensor.name] = tensor
-
-    # -- nodes ------------------------------------------------------------------------------------
-
-    def _value(self, scope: Scope, name: str, user: str) -> str:
-        """Return the value that a name stands for; decodes an initializer on its first use."""
-        if not name:
-            return ""
-        place: Scope | None = scope
-        while place is not None:
-            if name in place.values:
-                return place.values[name]
-            tensor = place.pending.get(name)
-            if tensor is not None:
-                made = self._constant(tensor)
-                if self.builder.array(made) is not None:  # else it belongs to an open branch
-                    place.values[name] = made
-                return made
-            place = place.parent
-        raise ModelFileError(f"{user} needs {name!r}, which nothing before it makes")
-
-    def _constant(self, tensor: Tensor) -> str:
-        try:
-            return load(self.builder, self.model.loader, tensor, tensor.name)
-        except Refused as refused:
-            reasons = [Reason(tensor.name, what, why) for what, why in refused.reasons]
-            return self.builder.refuse(reasons, (tensor.name,))[0]
-
-    def _nodes(self, graph: OnnxGraph, scope: Scope) -> None:
-        for node in graph.nodes:
-            self.nodes_before += 1
-            title = f"node {node.name or node.op!r}"
-            inputs = [self._value(scope, name, title) for name in node.inputs]
-            if node.op == "If" and not node.domain:
-                results = self._if(node, inputs, scope)
-            else:
-                call = Call(self.builder, node, inputs, self.model.opset, self.model.loader)
-                results = lower_node(call)
-            for name, value in zip(node.outputs, results, strict=False):
-                if name in scope.values or name in scope.pending:
-                    raise ModelFileError(f"{title} makes {name!r}, which is there already")
-                if name:
-                    scope.values[name] = value
-
-    def _if(self, node: OnnxNode, inputs: list[str], scope: Scope) -> list[str]:
-        """Inline the branch that a constant condition takes; keep both otherwise."""
-        branches = [node.attrs.get(key) for key in ("then_branch", "else_branch")]
-        graphs = [b for b in branches if isinstance(b, OnnxGraph)]
-        count = len(node.outputs)
-        if len(inputs) != 1 or len(graphs) != 2 or any(len(g.outputs) != count for g in graphs):
-            raise ModelFileError(
-                f"If {node.name!r} needs 1 input and 2 branches of {count} outputs"
-            )
-        condition = self.builder.array(inputs[0])
-        if condition is None:
-            return self._keep_if(node, inputs, graphs, scope)
-        if condition.size != 1:
-            raise ModelFileError(f"If {node.name!r} has a condition of {condition.size} values")
-        self.builder.folded += 1
-        return self._inside(graphs[0 if bool(condition.reshape(())) else 1], scope)
-
-    def _inside(self, graph: OnnxGraph, scope: Scope) -> list[str]:
-        inner = Scope(scope)
-        self._enter(graph, inner)
-        self._nodes(graph, inner)
-        return [self._value(inner, v.name, f"the branch {graph.name!r}") for v in graph.outputs]
-
-    def _keep_if(
-        self, node: OnnxNode, inputs: list[str], graphs: list[OnnxGraph], scope: Scope
-    ) -> list[str]:
-        builder, attrs = self.builder, dict[str, Attr]()
-        known: list[list[Info]] = []
-        for key, graph in zip(("then_branch", "else_branch"), graphs, strict=True):
-            with builder.branch() as nodes:
-                results = self._inside(graph, scope)
-                # A branch makes its outputs itself, also when they come from outside.
-                made = [
-                    builder.append(Node("Identity", (v,), (v,)), [builder.info(v)])[0]
-                    for v in results
-                ]
-                known.append([builder.info(name) for name in made])
-            outputs = [branch_port(n, i) for n, i in zip(made, known[-1], strict=True)]
-            attrs[key] = Graph([], outputs, list(nodes))
-        infos = [merge(*both) for both in zip(*known, strict=True)]
-        kept = Node("If", tuple(inputs), tuple(node.outputs), attrs, node.name)
-        return builder.append(kept, infos)
-
     # -- the end ----------------------------------------------------------------------------------
 
     def _finish(self, ports: list[Port], scope: Scope) -> ModelSpec:
@@ -305,17 +202,18 @@ class _Conversion:
         names = [value.name for value in declared]
         if len(set(names)) < len(names) or not all(names):
             raise ModelFileError("graph outputs need names, each of its own")
-        values = [self._value(scope, name, "the list of graph outputs") for name in names]
+        values = [self.walker.value(scope, name, "the list of graph outputs") for name in names]
         nodes = output_values(builder, names, values, {port.name for port in ports})
         nodes = live_nodes(nodes, set(names))
         self.reasons += builder.reasons(nodes)
         self.reasons += conditions_on_data(nodes, {port.name for port in ports})
         self._fail()
-        nodes, self.report.fused = fuse(
+        nodes = rewrite(nodes, builder, set(names))
+        nodes, fused = fuse(
             nodes, builder.tensors, builder.infos, builder.fresh, set(names), self.report.warnings
         )
         nodes, joined = join_steps(nodes, builder, set(names))
-        self.report.fused += joined
+        self.report.fused = [*self.walker.fused, *fused, *joined]
         outputs = output_ports(builder, declared)
         graph = Graph(ports, outputs, nodes)
         tensors = finish_tensors(graph, builder, self.reasons, self.report.warnings)
@@ -343,7 +241,7 @@ class _Conversion:
             if node.op == "Recurrent":
                 report.recognised.append(in_words(node))
                 self._warn_of_broken_export(node)
-        report.folded, report.nodes_before = self.builder.folded, self.nodes_before
+        report.folded, report.nodes_before = self.builder.folded, self.walker.nodes_before
         report.parameters = sum(int(t.size) for t in spec.tensors.values() if t.dtype.kind == "f")
         report.state = spec.state
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from gruengine.converters.affine import Affine, Bias, Forms
 from gruengine.converters.cell_match import Cell, match
 from gruengine.converters.gates import TABLE
 from gruengine.converters.onnx_fold import live_nodes
-from gruengine.converters.shapes import UNKNOWN, Info
+from gruengine.converters.shapes import UNKNOWN, Info, infer, of_array
 from gruengine.spec import Attr, Node
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ _RECURRENT_NAME = re.compile(r"(^|[^a-z])(hh|recurrent)([^a-z]|$)", re.IGNORECAS
 def fuse(
     nodes: Sequence[Node],
     tensors: dict[str, Array],
-    infos: Mapping[str, Info],
+    infos: dict[str, Info],
     fresh: Callable[[str], str],
     keep: set[str],
     warnings: list[str],
@@ -45,8 +45,8 @@ def fuse(
         Of the outermost graph.
     tensors : dict of str to ndarray
         The constants; packed weights are added.
-    infos : mapping of str to Info
-        What is known of the values; the graph inputs stand in their order.
+    infos : dict of str to Info
+        What is known of the values; the graph inputs stand in their order. Grows.
     fresh : callable
         Makes a new name from a wish.
     keep : set of str
@@ -71,7 +71,7 @@ def fuse(
 def _pass(
     nodes: list[Node],
     tensors: dict[str, Array],
-    infos: Mapping[str, Info],
+    infos: dict[str, Info],
     fresh: Callable[[str], str],
     keep: set[str],
     kinds: tuple[str, ...],
@@ -122,7 +122,7 @@ class _Fuser:
         self,
         forms: Forms,
         tensors: dict[str, Array],
-        infos: Mapping[str, Info],
+        infos: dict[str, Info],
         fresh: Callable[[str], str],
         warnings: list[str],
     ) -> None:
@@ -302,7 +302,7 @@ class _Fuser:
                 return None
             blocks = [np.concatenate([self._block(t) for t in terms], axis=1) for terms in gates]
             name = self.fresh(f"{gates[0][0].weight}_{wish}")
-            self.tensors[name] = np.concatenate(blocks)[None]
+            self._keep(name, np.concatenate(blocks)[None])
             self.packed[key] = name
         return self.packed[key]
 
@@ -320,14 +320,18 @@ class _Fuser:
                 return None
             halves = [self._add_up(pair[side], width) for side in (0, 1) for pair in gates]
             name = self.fresh("B")
-            self.tensors[name] = np.concatenate(halves)[None]
+            self._keep(name, np.concatenate(halves)[None])
             self.packed[key] = name
         return self.packed[key]
+
+    def _keep(self, name: str, array: Array) -> None:
+        self.tensors[name], self.infos[name] = array, of_array(array)
 
     def _add_up(self, biases: list[Bias], width: int) -> Array:
         total = np.zeros(width, np.float64)
         for bias in biases:
-            total += self.tensors[bias.tensor].reshape(-1)[slice(*bias.columns)]
+            row = self.tensors[bias.tensor].reshape(-1)
+            total += row[slice(*bias.columns)] if row.size > 1 else row
         return total.astype(np.float32)
 
     # -- nodes ------------------------------------------------------------------------------------
@@ -358,12 +362,21 @@ class _Fuser:
         nodes.append(Node("Recurrent", tuple(inputs), tuple(outputs), attrs, title))
         for made, name in zip(outputs[1:], (cell.h_new, cell.c_new), strict=False):
             add("Squeeze", [made, zero], {}, name)
+        self._learn(nodes)
         return nodes
+
+    def _learn(self, nodes: list[Node]) -> None:
+        """Note what is known of the values of new nodes."""
+        for node in nodes:
+            given = [self.infos.get(name, UNKNOWN) for name in node.inputs]
+            for name, info in zip(node.outputs, infer(node, given), strict=True):
+                if name and name not in self.infos:
+                    self.infos[name] = info
 
     def _zero(self) -> str:
         if "zero" not in self.packed:
             self.packed["zero"] = self.fresh("axis_0")
-            self.tensors[self.packed["zero"]] = np.zeros(1, np.int64)
+            self._keep(self.packed["zero"], np.zeros(1, np.int64))
         return self.packed["zero"]
 
 

@@ -307,3 +307,29 @@ def _scatter_nd(call: Call) -> list[str]:
     if reduction not in ("none", "add", "mul", "min", "max"):
         raise Refused((f"attribute reduction = {reduction!r}", "it is not known"))
     return call.out("ScatterND", call.inputs, {"reduction": reduction})
+
+
+@lower("ReverseSequence", attrs="batch_axis time_axis", since=10)
+def _reverse_sequence(call: Call) -> list[str]:
+    call.needs(2, 2)
+    time = call.integer("time_axis", 0)
+    shape = call.builder.info(call.inputs[0]).shape
+    size = shape[time] if shape is not None and time in (0, 1) and len(shape) > time else None
+    if size is None or not _all_are(call, call.inputs[1], size):
+        raise Refused(("ReverseSequence", "all rows must be reversed whole"))
+    bounds = [call.builder.integers([v], "back") for v in (-1, -(2**63 - 1), time, -1)]
+    return call.out("Slice", [call.inputs[0], *bounds])
+
+
+def _all_are(call: Call, name: str, size: int | str) -> bool:
+    """Whether every element of a vector is ``size``."""
+    info = call.builder.info(name)
+    array = call.builder.array(name)
+    if array is not None:
+        return bool(np.all(array == size)) if isinstance(size, int) else False
+    if info.value is not None:
+        return all(v == size for v in info.value)
+    maker = next((n for n in reversed(call.builder.nodes) if name in n.outputs), None)
+    if maker is None or maker.op not in ("Expand", "Cast", "Tile", "Identity"):
+        return False
+    return _all_are(call, maker.inputs[0], size)

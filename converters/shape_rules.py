@@ -105,7 +105,9 @@ def _where(node: Node, x: Sequence[Info]) -> Info:
 def _cast(node: Node, x: Sequence[Info]) -> Info:
     to = node.attrs["to"]
     dtype = ONNX_DTYPES[to] if isinstance(to, int) else str(to)
-    value = x[0].value if dtype in ("int64", "int32", "bool") else None
+    # Sizes as floats are followed too: loops compare them.
+    exact = dtype == "float32" and x[0].dtype in ("int64", "int32")
+    value = x[0].value if exact or dtype in ("int64", "int32", "bool") else None
     if value is not None and dtype == "bool":
         value = tuple(int(v != 0) if isinstance(v, int) else None for v in value)
     return Info(dtype, x[0].shape, value)
@@ -325,8 +327,9 @@ def _length(size: Size, start: int, end: int, step: int, part: slice | None) -> 
     if part is not None and isinstance(size, int):
         return len(range(*part.indices(size)))
     # What takes all of a size that is not known: exporters write a huge end.
-    whole = start == 0 and end >= 1 << 31 and step == 1 and not isinstance(size, int)
-    return size if whole else None
+    whole = start == 0 and end >= 1 << 31 and step == 1
+    turned = start == -1 and end <= -(1 << 31) and step == -1
+    return size if (whole or turned) and not isinstance(size, int) else None
 
 
 @rule("Gather")

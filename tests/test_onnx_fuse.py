@@ -93,7 +93,9 @@ def test_stacked_and_unrolled_cells(kind: str) -> None:
     model = export(module, args)
     expected = [t.detach().numpy() for t in module(*args)]
     spec, report = compare(model, feeds(model, args), expected=expected)
-    assert len(report.fused) == 6
+    assert len(report.fused) == 8
+    assert [text.split(": ")[1][:7] for text in report.fused[6:]] == ["3 steps"] * 2
+    assert ops(spec).count("Recurrent") == 2
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
     assert report.state == tuple(zip(inputs[1:], outputs, strict=True))
