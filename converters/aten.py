@@ -32,6 +32,10 @@ class Refused(Exception):  # noqa: N818 - not an error: it carries a reason to t
         self.what, self.why = what, why
 
 
+class FreeSize(Refused):
+    """A call that could be run if a size were fixed."""
+
+
 Lower = Callable[["Call"], "str | list[str]"]
 
 #: Operator, ``"aten.add.Tensor"`` -> its function.
@@ -49,7 +53,7 @@ def lower(*names: str) -> Callable[[Lower], Lower]:
 
 
 def dtype_name(dtype: Any) -> str:
-    """Return a dtype of torch as the graph has it: every float is float32; ``""`` if it has none."""
+    """Return a dtype of torch as the graph has it: every float is float32; ``""``: none."""
     text = str(dtype)
     if text in _FLOATS:
         return "float32"
@@ -144,14 +148,14 @@ class Call:
         """Return an integer that is known."""
         size = self.size(name)
         if not isinstance(size, int):
-            raise Refused(f"{name} = {size}", "a fixed number")
+            raise FreeSize(f"{name} = {size}", "a fixed number")
         return size
 
     def integers(self, name: str, count: int = 0) -> list[int]:
         """Return a list of known integers; one number stands for ``count`` equal ones."""
         sizes = self.sizes(name) if self.has(name) else []
         if not all(isinstance(size, int) for size in sizes):
-            raise Refused(f"{name} = {sizes}", "fixed numbers")
+            raise FreeSize(f"{name} = {sizes}", "fixed numbers")
         return sizes * count if len(sizes) == 1 < count else sizes
 
     def real(self, name: str) -> float:
@@ -271,6 +275,11 @@ class Call:
         if step != 1:
             bounds.append(self.integers_value([step]))
         return self.emit("Slice", [value, *bounds])
+
+    def range(self, start: Size, end: Size, step: int) -> str:
+        """Return the integers from ``start`` to before ``end``."""
+        scalar = self.context.sizes.scalar
+        return self.emit("Range", [scalar(start), scalar(end), scalar(step)])
 
     def concat(self, values: Sequence[str], axis: int) -> str:
         """Join values along one axis."""

@@ -286,8 +286,9 @@ def _shrink(call: Call) -> str:
 def _glu(call: Call) -> str:
     axis = call.axis()
     half = call.out_shape[axis]
-    first, second = call.cut(call.tensor(), axis, 0, half), call.cut(
-        call.tensor(), axis, half, 1 << 62
+    first, second = (
+        call.cut(call.tensor(), axis, 0, half),
+        call.cut(call.tensor(), axis, half, 1 << 62),
     )
     return call.emit("Mul", [first, call.emit("Sigmoid", [second])])
 
@@ -306,7 +307,9 @@ def _compare(call: Call) -> str:
     own = call.type_of(call.meta("self").dtype)
     other = call.args["other"]
     if isinstance(other, (bool, int, float)):
-        kind = "bool" if isinstance(other, bool) else "int64" if isinstance(other, int) else "float32"
+        kind = (
+            "bool" if isinstance(other, bool) else "int64" if isinstance(other, int) else "float32"
+        )
         dtype = own if kind == "int64" and own == "int32" else widest(own, kind)
     else:
         meta = getattr(call.meta("other"), "dtype", None)

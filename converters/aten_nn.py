@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.converters.aten import MAX_AXIS, Call, Refused, lower
+from gruengine.converters.aten import MAX_AXIS, Call, FreeSize, Refused, lower
 from gruengine.converters.torch_sizes import Size
 
 # -- products -------------------------------------------------------------------------------------
@@ -48,6 +48,21 @@ def _addmm(call: Call) -> str:
     return call.emit("Add", [y, bias])
 
 
+@lower("bilinear.default")
+def _bilinear(call: Call) -> str:
+    """x1 W x2 for each output: x1 times all rows of W, then times x2, summed."""
+    outputs, first, second = (int(size) for size in call.shape("weight"))
+    weight = call.transpose(call.tensor("weight"), [1, 0, 2])
+    weight = call.reshape(weight, (first, outputs, second), (first, outputs * second))
+    rows = call.emit("MatMul", [call.tensor("input1"), weight])
+    lead = call.shape("input1")[:-1]
+    rows = call.reshape(rows, (*lead, outputs * second), (*lead, outputs, second))
+    other = call.unsqueeze(call.tensor("input2"), [len(lead)])
+    y = call.emit("ReduceSum", [call.emit("Mul", [rows, other]), call.integers_value([-1])],
+                  keepdims=0)  # fmt: skip
+    return call.emit("Add", [y, call.tensor("bias")]) if call.has("bias") else y
+
+
 @lower("scaled_dot_product_attention.default")
 def _attention(call: Call) -> str:
     """softmax(q k^T * scale + mask) v, with the scale on q as torch has it."""
@@ -56,16 +71,20 @@ def _attention(call: Call) -> str:
     if call.args.get("enable_gqa"):
         raise Refused("enable_gqa", "as many heads of keys as of queries")
     q, k, rank = call.shape("query"), call.shape("key"), call.rank("query")
-    if not isinstance(q[-1], int):
-        raise Refused("attention over a free number of features", "a fixed one")
-    scale = call.real("scale") if call.has("scale") else 1 / math.sqrt(q[-1])
+    if call.has("scale"):
+        scale = call.number(call.real("scale"))
+    elif isinstance(q[-1], int):
+        scale = call.number(1 / math.sqrt(q[-1]))
+    else:
+        features = call.cast(call.context.sizes.scalar(q[-1]), "float32")
+        scale = call.emit("Reciprocal", [call.emit("Sqrt", [features])])
     swap = [*range(rank - 2), rank - 1, rank - 2]
     keys = call.transpose(call.tensor("key"), swap)
-    query = call.emit("Mul", [call.tensor("query"), call.number(scale)])
+    query = call.emit("Mul", [call.tensor("query"), scale])
     scores = call.emit("MatMul", [query, keys])
     low = call.number(-math.inf)
     if call.args.get("is_causal"):
-        ranges = [_places(call, size) for size in (q[-2], k[-2])]
+        ranges = [call.range(0, size, 1) for size in (q[-2], k[-2])]
         seen = call.emit("GreaterOrEqual", [call.unsqueeze(ranges[0], [1]), ranges[1]])
         scores = call.emit("Where", [seen, scores, low])
     if call.has("attn_mask"):
@@ -78,23 +97,21 @@ def _attention(call: Call) -> str:
     return call.emit("MatMul", [weights, call.tensor("value")])
 
 
-def _places(call: Call, size: Size) -> str:
-    scalar = call.context.sizes.scalar
-    return call.emit("Range", [scalar(0), scalar(size), scalar(1)])
-
-
 # -- convolutions and windows ---------------------------------------------------------------------
 
 
-@lower("conv1d.default", "conv2d.default", "convolution.default", "conv1d.padding",
-       "conv2d.padding")  # fmt: skip
+@lower(
+    "conv1d.default", "conv2d.default", "convolution.default", "conv1d.padding", "conv2d.padding"
+)
 def _conv(call: Call) -> str:
     x, w = "input", call.shape("weight")
     n = len(w) - 2
     if call.args.get("transposed"):
         return _conv_transpose(call, n)
     if n not in (1, 2) or not all(isinstance(size, int) for size in w):
-        raise Refused(f"a convolution over {n} axes", "over 1 or 2 axes, with weights that are fixed")
+        raise FreeSize(
+            f"a convolution over {n} axes", "over 1 or 2 axes, with weights that are fixed"
+        )
     kernel = [int(size) for size in w[2:]]
     strides = call.integers("stride", n) or [1] * n
     dilations = call.integers("dilation", n) or [1] * n
@@ -129,8 +146,13 @@ def _pool(call: Call, op: str, n: int, kernel: list[int], attrs: dict[str, Any])
     return call.squeeze(y, [0]) if single else y
 
 
-@lower("max_pool1d.default", "max_pool2d.default", "max_pool2d_with_indices.default",
-       "avg_pool1d.default", "avg_pool2d.default")  # fmt: skip
+@lower(
+    "max_pool1d.default",
+    "max_pool2d.default",
+    "max_pool2d_with_indices.default",
+    "avg_pool1d.default",
+    "avg_pool2d.default",
+)
 def _windows(call: Call) -> str | list[str]:
     name = str(call.node.target).split(".")[1]
     n = 1 if "1d" in name else 2
@@ -151,11 +173,16 @@ def _windows(call: Call) -> str | list[str]:
 
 
 def _no_indices(call: Call) -> str:
-    return call.context.cache["refuse"](call, "the indices of a maximum", "the values are run")
+    return str(call.context.cache["refuse"](call, "the indices of a maximum", "its values are run"))
 
 
-@lower("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default",
-       "adaptive_max_pool1d.default", "adaptive_max_pool2d.default")  # fmt: skip
+@lower(
+    "adaptive_avg_pool1d.default",
+    "adaptive_avg_pool2d.default",
+    "_adaptive_avg_pool2d.default",
+    "adaptive_max_pool1d.default",
+    "adaptive_max_pool2d.default",
+)
 def _adaptive(call: Call) -> str | list[str]:
     largest = "max" in str(call.node.target)
     n = 1 if "1d" in str(call.node.target) else 2
@@ -169,12 +196,18 @@ def _adaptive(call: Call) -> str | list[str]:
         attrs = {"strides": kernel, "pads": [0] * (2 * n)}
         y = _pool(call, "MaxPool" if largest else "AveragePool", n, kernel, attrs)
     else:
-        raise Refused(f"pooling of {list(sizes)} to {out}", "to 1, or to a divisor of fixed sizes")
+        raise FreeSize(f"pooling of {list(sizes)} to {out}", "to 1, or to a divisor of fixed sizes")
     return [y, _no_indices(call)] if largest else y
 
 
-@lower("pad.default", "constant_pad_nd.default", "reflection_pad1d.default",
-       "reflection_pad2d.default", "replication_pad1d.default", "replication_pad2d.default")  # fmt: skip
+@lower(
+    "pad.default",
+    "constant_pad_nd.default",
+    "reflection_pad1d.default",
+    "reflection_pad2d.default",
+    "replication_pad1d.default",
+    "replication_pad2d.default",
+)
 def _pad(call: Call) -> str:
     name, rank, value = str(call.node.target).split(".")[1], call.rank(), call.tensor()
     mode = str(call.args.get("mode", "constant"))
@@ -189,7 +222,9 @@ def _pad(call: Call) -> str:
         axis = rank - 1 - place
         begin[axis], end[axis] = pads[2 * place], pads[2 * place + 1]
         cut = (max(-begin[axis], 0), max(-end[axis], 0))
-        value = call.cut(value, axis, cut[0], -cut[1] if cut[1] else MAX_AXIS) if any(cut) else value
+        value = (
+            call.cut(value, axis, cut[0], -cut[1] if cut[1] else MAX_AXIS) if any(cut) else value
+        )
     amounts = [max(one, 0) for one in (*begin, *end)]
     if not any(amounts):
         return value
@@ -200,8 +235,12 @@ def _pad(call: Call) -> str:
     return call.emit("Pad", inputs, mode=mode)
 
 
-@lower("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest1d.default",
-       "upsample_nearest2d.default")  # fmt: skip
+@lower(
+    "upsample_nearest1d.vec",
+    "upsample_nearest2d.vec",
+    "upsample_nearest1d.default",
+    "upsample_nearest2d.default",
+)
 def _nearest(call: Call) -> str:
     """Repeat each element; scales that are no whole numbers choose by rounding."""
     name = "input" if "input" in call.args else "self"
@@ -210,7 +249,7 @@ def _nearest(call: Call) -> str:
         old, new = shape[axis], call.out_shape[axis]
         times: Any = new // old if isinstance(old, int) and isinstance(new, int) else new / old
         if not getattr(times, "is_Integer", isinstance(times, int)) or times * old != new:
-            raise Refused(f"an upsampling of {old} to {new}", "a whole number of times")
+            raise FreeSize(f"an upsampling of {old} to {new}", "a whole number of times")
         wide = [*shape[: axis + 1], int(times), *shape[axis + 1 :]]
         one = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
         value = call.expand(call.unsqueeze(value, [axis + 1]), one, wide)
@@ -225,8 +264,10 @@ def _nearest(call: Call) -> str:
 @lower("layer_norm.default", "native_layer_norm.default")
 def _layer_norm(call: Call) -> str | list[str]:
     sizes = call.integers("normalized_shape")
-    scale = call.tensor("weight") if call.has("weight") else call.builder.constant(
-        np.ones(sizes, np.float32), "ones"
+    scale = (
+        call.tensor("weight")
+        if call.has("weight")
+        else call.builder.constant(np.ones(sizes, np.float32), "ones")
     )
     inputs = [call.tensor("input"), scale]
     if call.has("bias"):
@@ -240,15 +281,20 @@ def _unused(call: Call, count: int) -> list[str]:
     return [refuse(call, "the statistics of a norm", "its first result is run")] * count
 
 
-@lower("batch_norm.default", "_native_batch_norm_legit_no_training.default",
-       "native_batch_norm.default")  # fmt: skip
+@lower(
+    "batch_norm.default",
+    "_native_batch_norm_legit_no_training.default",
+    "native_batch_norm.default",
+)
 def _batch_norm(call: Call) -> str | list[str]:
     if call.args.get("training"):
         raise Refused("batch_norm by the statistics of the batch", "running statistics, eval mode")
     features = call.shape("input")[1]
+    if not isinstance(features, int):
+        raise FreeSize("batch_norm of a free number of features", "a fixed one")
     arrays = []
     for name, usual in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
-        full = np.full(features, usual, np.float32) if isinstance(features, int) else None
+        full = np.full(features, usual, np.float32)
         arrays.append(call.tensor(name) if call.has(name) else call.builder.constant(full, name))
     y = call.emit("BatchNormalization", [call.tensor("input"), *arrays], epsilon=call.real("eps"))
     return y if "native" not in str(call.node.target) else [y, *_unused(call, 2)]
@@ -289,8 +335,13 @@ def _instance_by_statistics(call: Call) -> str:
                      epsilon=call.real("eps"))  # fmt: skip
 
 
-@lower("softmax.int", "_softmax.default", "log_softmax.int", "_log_softmax.default",
-       "_safe_softmax.default")  # fmt: skip
+@lower(
+    "softmax.int",
+    "_softmax.default",
+    "log_softmax.int",
+    "_log_softmax.default",
+    "_safe_softmax.default",
+)
 def _softmax(call: Call) -> str:
     op = "LogSoftmax" if "log" in str(call.node.target) else "Softmax"
     if "safe" in str(call.node.target):

@@ -8,28 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.converters.aten import MAX_AXIS, Call, Refused, lower
+from gruengine.converters.aten import MAX_AXIS, Call, FreeSize, Refused, lower
 from gruengine.converters.torch_sizes import Size, sizes_of
-
-#: Largest tensor of one number that is kept as a constant instead of a node.
-MAX_FILL = 1 << 12
 
 # -- the same values ------------------------------------------------------------------------------
 
 
 @lower(
-    "clone.default", "detach.default", "contiguous.default", "alias.default", "lift_fresh.default",
-    "lift_fresh_copy.default", "dropout.default", "feature_dropout.default",
-    "alpha_dropout.default", "feature_alpha_dropout.default", "native_dropout.default",
-    "resolve_conj.default", "resolve_neg.default", "positive.default",
-)  # fmt: skip
+    "clone.default",
+    "detach.default",
+    "contiguous.default",
+    "alias.default",
+    "lift_fresh.default",
+    "lift_fresh_copy.default",
+    "dropout.default",
+    "feature_dropout.default",
+    "alpha_dropout.default",
+    "feature_alpha_dropout.default",
+    "native_dropout.default",
+    "resolve_conj.default",
+    "resolve_neg.default",
+    "positive.default",
+)
 def _same(call: Call) -> str:
     if call.args.get("train") and call.args.get("p"):
         raise Refused(f"dropout of {call.args['p']} that is active", "in eval mode it is off")
     return call.tensor("input" if "input" in call.args else "self")
 
 
-@lower("_to_copy.default", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default")
+@lower(
+    "_to_copy.default", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as.default"
+)
 @lower("_assert_tensor_metadata.default")
 def _to(call: Call) -> str:
     if "assert" in str(call.node.target):
@@ -58,9 +67,14 @@ def _copy(call: Call) -> str:
 
 
 @lower(
-    "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints",
-    "unflatten.int", "view_as.default", "reshape_as.default",
-)  # fmt: skip
+    "view.default",
+    "reshape.default",
+    "_unsafe_view.default",
+    "flatten.using_ints",
+    "unflatten.int",
+    "view_as.default",
+    "reshape_as.default",
+)
 def _view(call: Call) -> str:
     return call.reshape(call.tensor(), call.shape("self"), call.out_shape)
 
@@ -142,9 +156,15 @@ def _unbind(call: Call) -> list[str]:
 
 
 @lower(
-    "split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default", "tensor_split.sections",
-    "split_with_sizes_copy.default", "unsafe_split.Tensor", "unsafe_chunk.default",
-)  # fmt: skip
+    "split.Tensor",
+    "split.sizes",
+    "split_with_sizes.default",
+    "chunk.default",
+    "tensor_split.sections",
+    "split_with_sizes_copy.default",
+    "unsafe_split.Tensor",
+    "unsafe_chunk.default",
+)
 def _split(call: Call) -> list[str]:
     axis = call.axis()
     parts = [sizes_of(one)[axis] for one in call.out]
@@ -251,7 +271,7 @@ def _roll(call: Call) -> str:
         raise Refused("roll of all axes as one", "roll along named axes")
     for shift, axis in zip(call.integers("shifts"), axes, strict=True):
         if not isinstance(call.shape("self")[axis], int):
-            raise Refused("roll of a free axis", "of a fixed one")
+            raise FreeSize("roll of a free axis", "of a fixed one")
         at = -shift % max(call.shape("self")[axis], 1)
         if at:
             parts = [call.cut(value, axis, at, MAX_AXIS), call.cut(value, axis, 0, at)]
@@ -287,7 +307,7 @@ def _unfold(call: Call) -> str:
     axis = call.axis("dimension")
     size, step = call.integer("size"), call.integer("step")
     count = call.out_shape[axis]
-    starts = _range(call, 0, count, 1)
+    starts = call.range(0, count, 1)
     if step != 1:
         starts = call.emit("Mul", [starts, call.number(step, "int64")])
     offsets = call.builder.constant(np.arange(size, dtype=np.int64), "window")
@@ -296,72 +316,3 @@ def _unfold(call: Call) -> str:
     rank = call.rank() + 1
     perm = [a for a in range(rank) if a != axis + 1] + [axis + 1]
     return call.transpose(windows, perm)
-
-
-# -- new tensors ----------------------------------------------------------------------------------
-
-
-@lower(
-    "zeros.default", "ones.default", "full.default", "empty.memory_format", "zeros_like.default",
-    "ones_like.default", "full_like.default", "empty_like.default", "new_zeros.default",
-    "new_ones.default", "new_full.default", "new_empty.default", "scalar_tensor.default",
-    "fill.Scalar", "fill.Tensor", "empty.default",
-    "zero.default",
-)  # fmt: skip
-def _full(call: Call) -> str:
-    name, dtype = str(call.node.target).split(".")[1], call.out_dtype
-    # What is empty has no values yet: zeros are as good as others.
-    value: str = call.number(1 if "ones" in name else 0, dtype)
-    for key in ("fill_value", "value", "s"):
-        if key in call.args:
-            value = call.operand(key, dtype)
-    shape = call.out_shape
-    made = _filled(call, value, shape)
-    constant = call.builder.array(value)
-    if constant is not None and not np.any(constant):
-        call.context.zeros.add(made)
-    return made
-
-
-def _filled(call: Call, value: str, shape: tuple[Size, ...]) -> str:
-    constant = call.builder.array(value)
-    fixed = [size for size in shape if isinstance(size, int)]
-    if constant is not None and len(fixed) == len(shape) and math.prod(fixed) <= MAX_FILL:
-        array = np.full(fixed, constant.reshape(()), constant.dtype)
-        return call.builder.constant(array, call.node.name)
-    if not shape:
-        return value
-    return call.emit("Expand", [value, call.context.sizes.vector(shape)])
-
-
-def _range(call: Call, start: Size, end: Size, step: int) -> str:
-    scalar = call.context.sizes.scalar
-    return call.emit("Range", [scalar(start), scalar(end), scalar(step)])
-
-
-@lower("arange.default", "arange.start", "arange.start_step")
-def _arange(call: Call) -> str:
-    given = [call.args.get(key) for key in ("start", "end", "step")]
-    dtype = call.out_dtype
-    if any(isinstance(one, float) for one in given):
-        start, end, step = (0 if one is None else one for one in given)
-        values = np.arange(start, end, 1 if given[2] is None else step)
-        return call.builder.constant(values.astype(dtype), call.node.name)
-    start = call.size("start") if call.has("start") else 0
-    step = call.integer("step") if call.has("step") else 1
-    return call.cast(_range(call, start, call.size("end"), step), dtype)
-
-
-@lower("tril.default", "triu.default")
-def _triangle(call: Call) -> str:
-    """Keep one side of the diagonal; the other is zero."""
-    shape, diagonal = call.shape("self"), call.integer("diagonal")
-    rows = call.unsqueeze(_range(call, 0, shape[-2], 1), [1])
-    rows = call.emit("Add", [rows, call.number(diagonal, "int64")]) if diagonal else rows
-    columns = _range(call, 0, shape[-1], 1)
-    op = "GreaterOrEqual" if "tril" in str(call.node.target) else "LessOrEqual"
-    keep = call.emit(op, [rows, columns])
-    dtype = call.out_dtype
-    if dtype == "bool":
-        return call.emit("And", [call.tensor(), keep])
-    return call.emit("Where", [keep, call.tensor(), call.number(0, dtype)])

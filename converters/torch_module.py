@@ -109,12 +109,24 @@ def _parametrized(container: Any, problems: list[str]) -> dict[str, Any]:
     return {f"parametrizations.{name}": value for name, value in container.state_dict().items()}
 
 
-def to_numpy(tensor: Any) -> Array | None:
-    """Return a tensor as an array, the half types in float32; None if it has no plain values."""
+def to_numpy(tensor: Any, small: bool = False) -> Array | None:
+    """Return a tensor as an array, the half types in float32; None if it has no plain values.
+
+    ``small`` allows integers of 8 and 16 bits.
+    """
     import torch
 
-    plain = (torch.float32, torch.float64, torch.int64, torch.int32, torch.int8, torch.bool)
+    plain: tuple[Any, ...] = (
+        torch.float32,
+        torch.float64,
+        torch.int64,
+        torch.int32,
+        torch.int8,
+        torch.bool,
+    )
     half = (torch.float16, torch.bfloat16)
+    if small:
+        plain += (torch.uint8, torch.int16)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.dtype not in plain + half:
         return None
     detached = tensor.detach().cpu()

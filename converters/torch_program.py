@@ -3,33 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from gruengine.converters import (  # they enter their operators
     aten_math,
+    aten_new,
     aten_nn,
     aten_recurrent,
     aten_reduce,
     aten_shape,
 )
-from gruengine.converters.aten import LOWER, Call, Context, Refused, dtype_name
+from gruengine.converters.aten import LOWER, Call, Context, FreeSize, Refused, dtype_name
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.onnx_finish import finish_tensors, output_values
 from gruengine.converters.onnx_fold import Builder, live_nodes, rename
 from gruengine.converters.onnx_fuse import fuse
 from gruengine.converters.shapes import Info
 from gruengine.converters.state_pairs import find_pairs
+from gruengine.converters.torch_fold import fold
 from gruengine.converters.torch_module import to_numpy
-from gruengine.converters.torch_sizes import SizeError, Sizes, size_of, sizes_of
+from gruengine.converters.torch_nodes import bound, depends_on_values, hints, paths, place, title
+from gruengine.converters.torch_sizes import SizeError, Sizes, sizes_of
 from gruengine.converters.torch_trace import Traced
 from gruengine.spec import Graph, ModelSpec, Port
 
-_ = (aten_math, aten_nn, aten_recurrent, aten_reduce, aten_shape)
+_ = (aten_math, aten_new, aten_nn, aten_recurrent, aten_reduce, aten_shape)
 Array = np.ndarray[Any, Any]
 
 #: Calls that only check something.
@@ -75,6 +77,7 @@ class Program:
         self.rounding = options.hints.get("allow_rounding") is True
         self.builder = Builder(size, self.rounding)
         self.report.source_bytes = size
+        self.needs_sizes = False  # something was refused that fixed sizes might allow
         self.ports: list[Port] = []
         self.initial: dict[str, Any] = {}  # states that are buffers: name -> fx node
 
@@ -103,7 +106,7 @@ class Program:
             if node.op != "placeholder":
                 continue
             spec = kinds[node.name]
-            if not hasattr(node.meta.get("val"), "dtype"):
+            if spec.kind.name == "TOKEN" or not hasattr(node.meta.get("val"), "dtype"):
                 continue  # a number or None: torch has put it into the graph
             if spec.kind.name == "USER_INPUT" or spec.target in mutated:
                 inputs.append((node, spec))
@@ -111,7 +114,7 @@ class Program:
                 values[node] = self._constant(spec)
         names = {node: self._input_name(node, spec) for node, spec in inputs}
         shapes = [(names[node], sizes_of(node.meta["val"])) for node, _ in inputs]
-        sizes = Sizes(self.builder, shapes, _hints(nodes))
+        sizes = Sizes(self.builder, shapes, hints(nodes))
         for (node, spec), (name, shape) in zip(inputs, shapes, strict=True):
             dtype = dtype_name(node.meta["val"].dtype)
             if not dtype:
@@ -138,26 +141,28 @@ class Program:
         for spec in self.program.graph_signature.output_specs:
             if spec.kind.name == "BUFFER_MUTATION":
                 found.add(spec.target)
-                value = to_numpy(self._array(spec.target))
+                value = to_numpy(self._array(spec.target), True)
                 if value is None or value.any():
                     why = "a state that begins with zeros, or one that is an argument and a result"
                     what = "a buffer that the forward writes, with a value that is not zero"
                     self.reasons.append(Reason(spec.target, what, why))
-            elif spec.kind.name not in ("USER_OUTPUT",):
+            elif spec.kind.name not in ("USER_OUTPUT", "TOKEN"):
                 why = "the forward returns what it computes"
                 self.reasons.append(Reason(str(spec.target), spec.kind.name.lower(), why))
         return found
 
     def _array(self, target: str) -> Any:
         program = self.program
-        return program.state_dict[target] if target in program.state_dict else (
-            program.constants[target]
+        return (
+            program.state_dict[target]
+            if target in program.state_dict
+            else (program.constants[target])
         )
 
     def _constant(self, spec: Any) -> str:
         name = str(spec.target)
         tensor = self._array(name)
-        array = to_numpy(tensor)
+        array = to_numpy(tensor, True)
         if array is None:
             self.reasons.append(Reason(name, f"a tensor of {tensor.dtype}", "plain dense tensors"))
             array = np.zeros(0, np.float32)
@@ -191,24 +196,29 @@ class Program:
                 context.values[node] = context.values[node.args[0]]
             return
         if not hasattr(value, "dtype") and not isinstance(value, (list, tuple)):
-            if _depends_on_values(node):
+            if depends_on_values(node):
                 self._refuse(node, f"{target}: a number made from values",
                              "sizes and decisions that don't depend on values")  # fmt: skip
             return  # arithmetic on sizes: torch knows the result as an expression
         context.values[node] = self._lowered(context, node, target)
 
     def _lowered(self, context: Context, node: Any, target: str) -> str | list[str]:
-        call = Call(context, node, _bound(node), _title(node))
+        constant = fold(context, node)
+        if constant is not None:
+            return constant
+        call = Call(context, node, bound(node), title(node))
         function = LOWER.get(target)
         try:
             if function is None:
                 raise Refused(target, "it is not run")
             result = function(call)
         except Refused as refused:
+            self.needs_sizes |= isinstance(refused, FreeSize)
             what = refused.what if refused.what.startswith(target) else f"{target}: {refused.what}"
-            return self._placeholder(context, node, [Reason(_place(node), what, refused.why)])
+            return self._placeholder(context, node, [Reason(place(node), what, refused.why)])
         except SizeError as error:
-            reason = Reason(_place(node), f"{target}: {error}", "sums, products and quotients")
+            self.needs_sizes = True
+            reason = Reason(place(node), f"{target}: {error}", "sums, products and quotients")
             return self._placeholder(context, node, [reason])
         self._note(context, node, result)
         return result
@@ -221,9 +231,9 @@ class Program:
             info = self.builder.info(name)
             dims = context.sizes.dims(sizes_of(meta))
             self.builder.infos[name] = Info(info.dtype or dtype_name(meta.dtype), dims, info.value)
-        if str(node.target) in _KEEPS_ZERO and isinstance(result, str):
-            if context.values.get(node.args[0]) in context.zeros:
-                context.zeros.add(result)
+        moved = str(node.target) in _KEEPS_ZERO and isinstance(result, str)
+        if moved and context.values.get(node.args[0]) in context.zeros:
+            context.zeros.add(str(result))
 
     def _placeholder(self, context: Context, node: Any, reasons: list[Reason]) -> str | list[str]:
         value = node.meta["val"]
@@ -235,11 +245,11 @@ class Program:
 
     def _refused_part(self, call: Call, what: str, why: str) -> str:
         """Return a placeholder for one result of several, which is refused only if it is used."""
-        reason = Reason(_place(call.node), f"{call.node.target}: {what}", why)
+        reason = Reason(place(call.node), f"{call.node.target}: {what}", why)
         return self.builder.refuse([reason], (f"{call.node.name}_unused",))[0]
 
     def _refuse(self, node: Any, what: str, why: str) -> None:
-        self.reasons.append(Reason(_place(node), what, why))
+        self.reasons.append(Reason(place(node), what, why))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -247,10 +257,11 @@ class Program:
         """Return what the program gives: names from dicts and named tuples, else by place."""
         results = next(node for node in nodes if node.op == "output").args[0]
         specs = self.program.graph_signature.output_specs
-        paths = _paths(self.program.call_spec.out_spec)
         found = Names([], [], [])
-        user = iter(paths)
+        user = iter(paths(self.program.call_spec.out_spec))
         for node, spec in zip(results, specs, strict=True):
+            if spec.kind.name == "TOKEN":
+                continue
             if spec.kind.name == "BUFFER_MUTATION":
                 name, named = f"{spec.target}_out", True
             else:
@@ -262,11 +273,11 @@ class Program:
             elif node is not None:
                 self.report.warnings.append(f"the result {name} is the number {node}: left out")
         taken: set[str] = {str(node.name) for node in nodes if node.op == "placeholder"}
-        for place, name in enumerate(found.names):
+        for at, name in enumerate(found.names):
             while name in taken:
                 name += "_out"
             taken.add(name)
-            found.names[place] = name
+            found.names[at] = name
         if not found.nodes:
             why = "a forward that returns tensors"
             self.reasons.append(Reason("", "no tensor is returned", why))
@@ -328,88 +339,9 @@ class Program:
 #: Operators that only move elements: zeros stay zeros.
 _KEEPS_ZERO = frozenset(
     f"aten.{name}"
-    for name in ("slice.Tensor", "select.int", "expand.default", "unsqueeze.default", "view.default",
-                 "squeeze.dim", "squeeze.dims", "transpose.int", "permute.default", "clone.default",
-                 "_to_copy.default", "detach.default", "reshape.default")
+    for name in (
+        "slice.Tensor", "select.int", "expand.default", "unsqueeze.default", "view.default",
+        "squeeze.dim", "squeeze.dims", "transpose.int", "permute.default", "clone.default",
+        "_to_copy.default", "detach.default", "reshape.default",
+    )
 )  # fmt: skip
-
-
-def _bound(node: Any) -> dict[str, Any]:
-    """Return the arguments of a call by name, with the defaults of the operator's schema."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return dict(node.kwargs)
-    bound = {}
-    for place, argument in enumerate(schema.arguments):
-        if place < len(node.args):
-            bound[argument.name] = node.args[place]
-        elif argument.name in node.kwargs:
-            bound[argument.name] = node.kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
-    return bound
-
-
-def _hints(nodes: Sequence[Any]) -> list[tuple[int, Any]]:
-    """Return which sizes the recurrent layers take for batch and time."""
-    found = []
-    for node in nodes:
-        if str(node.target) in ("gruengine.recurrent.default", "gruengine.cell.default"):
-            bound = _bound(node)
-            shape = [size_of(size) for size in bound["x"].meta["val"].shape]
-            if len(shape) == 2:
-                found.append((0, shape[0]))
-            else:
-                batch = 0 if bound["batch_first"] else 1
-                found += [(0, shape[batch]), (1, shape[1 - batch])]
-    return found
-
-
-def _depends_on_values(node: Any) -> bool:
-    """Whether a number is made from the elements of a tensor."""
-    expression = size_of(node.meta.get("val"))
-    symbols = getattr(expression, "free_symbols", set())
-    return any(str(symbol).startswith(("u", "zuf", "zf")) for symbol in symbols)
-
-
-def _title(node: Any) -> str:
-    """Name a node by its module and operator."""
-    path = _module(node)
-    return f"{path}/{node.name}" if path else str(node.name)
-
-
-def _module(node: Any) -> str:
-    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = str(list(stack.values())[-1][0])
-    return path.removeprefix("L['self']").lstrip(".")
-
-
-def _place(node: Any) -> str:
-    """Say where in the source a call is: module, file and line."""
-    line = ""
-    for one in (node.meta.get("stack_trace") or "").splitlines():
-        parts = one.strip().split('"')
-        if one.strip().startswith("File") and len(parts) > 2:
-            number = parts[2].split("line", 1)[-1].split(",")[0].strip()
-            line = f"{PurePath(parts[1]).name}:{number}"
-    path = _module(node)
-    return f"{path} ({line})" if path and line else path or line or str(node.name)
-
-
-def _paths(spec: Any) -> list[tuple[str, bool]]:
-    """Return the name of each result, and whether the user's code gives it."""
-    from torch.utils import _pytree
-
-    tree = _pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    if spec.num_leaves == 1 and tree == 0:
-        return [("y", False)]
-    result = []
-    for path, _ in _pytree.tree_flatten_with_path(tree)[0]:
-        keys = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path]
-        named = any(isinstance(key, str) for key in keys)
-        text = "_".join(str(key) for key in keys)
-        first = all(key == 0 for key in keys)
-        result.append((text if named else "y" if first else f"y_{text}", named))
-    return result

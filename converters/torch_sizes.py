@@ -76,14 +76,14 @@ class Sizes:
     ) -> dict[Any, str]:
         names: dict[Any, str] = {}
         for which, size in hints:
-            symbols = getattr(size, "free_symbols", set()) & set(self.sources)
+            symbols: set[Any] = set(getattr(size, "free_symbols", ())) & set(self.sources)
             if len(symbols) == 1 and NAMES[which] not in names.values():
                 names.setdefault(symbols.pop(), NAMES[which])
         for name, shape in inputs:
             for axis, size in enumerate(shape):
                 if size not in self.sources or size in names:
                     continue
-                usual = NAMES[axis] if axis < min(2, len(shape)) else ""
+                usual = NAMES[axis] if axis == 0 or (axis == 1 and _is_sequence(shape)) else ""
                 taken = names.values()
                 wish = usual if usual and usual not in taken else f"{name}_{axis}"
                 while wish in taken:
@@ -159,6 +159,11 @@ class Sizes:
         for value in values[1:]:
             result = self._emit(operator, [result, value], {"fmod": 0} if operator == "Mod" else {})
         return result
+
+
+def _is_sequence(shape: tuple[Size, ...]) -> bool:
+    """Whether sizes look like [N, T, features] or, of indices, [N, T]."""
+    return len(shape) == 3 and isinstance(shape[2], int)
 
 
 def _symbol(name: str) -> Any:

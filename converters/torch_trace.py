@@ -35,18 +35,28 @@ _CELL_SCHEMA = (
 _ASSIGNED = re.compile(r"attributes? (.*?) (?:was|were) assigned during export")
 
 
+#: How many sizes are left free, tried in turn: all, those of leading axes, none.
+LEVELS = ("all", "leading", "none")
+
+
+class TraceError(Exception):
+    """No trace; ``final`` where other sizes would not help."""
+
+    def __init__(self, reasons: list[Reason], final: bool) -> None:
+        super().__init__(reasons)
+        self.reasons, self.final = reasons, final
+
+
 @dataclass
 class Traced:
-    """What ``torch.export`` gave: the program, and the free sizes that it was traced with.
+    """What ``torch.export`` gave: the program, and what it was traced with.
 
     problems : what the forward does that a graph cannot hold
-    free : whether sizes were left free
     """
 
     program: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    free: bool
     problems: list[Reason] = field(default_factory=list)
 
 
@@ -54,20 +64,22 @@ def trace(
     module: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    dynamic_shapes: Any,
+    shapes: Any,
     known: Callable[[str], bool],
-    fixed: bool = False,
-) -> Traced | list[Reason]:
-    """Trace ``module`` in eval mode; return the program or why there is none.
+) -> Traced:
+    """Trace ``module`` in eval mode.
 
     Parameters
     ----------
-    dynamic_shapes : as ``torch.export.export`` takes it, or None: every size that may change.
+    shapes : ``dynamic_shapes`` of ``torch.export.export``.
     known : whether an operator, ``"aten.add.Tensor"``, needs no taking apart.
-    fixed : leave no size free.
+
+    Raises
+    ------
+    TraceError
     """
-    failures: list[BaseException] = []
-    for shapes, oblivious in _attempts(module, args, kwargs, dynamic_shapes, fixed):
+    failure: Exception | None = None
+    for oblivious in (True, False) if shapes is not None else (False,):
         mode = _mode()
         try:
             with _quiet() as caught, _sizes_of_one(oblivious), mode:
@@ -76,33 +88,23 @@ def trace(
                 program = _decomposed(program, known)
         except Exception as error:  # whatever the user's forward or the tracer raises
             if mode.reasons:
-                return list(mode.reasons)
-            failures.append(error)
+                raise TraceError(list(mode.reasons), True) from None
+            failure = error
             continue
-        traced = Traced(program, args, dict(kwargs), shapes is not None)
-        traced.problems = mode.reasons + _assigned(caught)
-        return traced
-    return [_as_reason(failures[-1])]
+        return Traced(program, args, dict(kwargs), mode.reasons + _assigned(caught))
+    assert failure is not None
+    raise TraceError([_as_reason(failure)], False) from failure
 
 
-def _attempts(
-    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any, fixed: bool
-) -> Iterator[tuple[Any, bool]]:
-    if given is not None:
-        yield given, True
-        return
-    if not fixed:
-        shapes = free_sizes(module, args, kwargs)
-        yield shapes, True
-        yield shapes, False
-    yield None, False
-
-
-def free_sizes(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``dynamic_shapes`` that leave every size of every tensor free if that is possible."""
+def free_sizes(
+    module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], level: str
+) -> dict[str, Any] | None:
+    """Return ``dynamic_shapes`` that leave sizes free where the module allows it."""
     import torch
     from torch.utils import _pytree
 
+    if level == "none":
+        return None
     signature = inspect.signature(module.forward)
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
@@ -114,7 +116,10 @@ def free_sizes(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     def free(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return None
-        return dict.fromkeys(range(leaf.dim()), torch.export.Dim.AUTO)
+        axes = leaf.dim()
+        if level == "leading":
+            axes = min(axes, 2 if axes != 2 or not leaf.is_floating_point() else 1)
+        return dict.fromkeys(range(axes), torch.export.Dim.AUTO)
 
     result: dict[str, Any] = _pytree.tree_map(free, named)
     return result
@@ -176,7 +181,7 @@ def _sizes_of_one(oblivious: bool) -> Iterator[None]:
     if not oblivious or not hasattr(config, "backed_size_oblivious"):
         yield
         return
-    with config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    with config.patch(backed_size_oblivious=True):
         yield
 
 
@@ -233,20 +238,31 @@ def _library() -> Any:
         bidirectional: bool,
         batch_first: bool,
     ) -> tuple[Any, Any, Any]:
-        torch._check(x.shape[0 if batch_first else 1] == states[0].shape[1])
-        k = (2 if bidirectional else 1) * states[0].shape[2]
-        y = x.new_empty((*x.shape[:2], k))
+        ways = 2 if bidirectional else 1
+        for state, width in zip(states, _widths(cell, weights), strict=False):
+            torch._check(x.shape[0 if batch_first else 1] == state.shape[1])
+            torch._check(state.shape[0] == layers * ways)
+            torch._check(state.shape[2] == width)
+        y = x.new_empty((*x.shape[:2], ways * weights[1].shape[1]))
         return y, torch.empty_like(states[0]), torch.empty_like(states[-1])
 
     def one_step(
         cell: str, x: Any, states: list[Any], weights: list[Any], biases: bool
     ) -> tuple[Any, Any]:
-        torch._check(x.shape[0] == states[0].shape[0])
+        for state, width in zip(states, _widths(cell, weights), strict=False):
+            torch._check(x.shape[0] == state.shape[0])
+            torch._check(state.shape[1] == width)
         return torch.empty_like(states[0]), torch.empty_like(states[-1])
 
     torch.library.register_fake("gruengine::recurrent", recurrent, lib=library)
     torch.library.register_fake("gruengine::cell", one_step, lib=library)
     return library
+
+
+def _widths(cell: str, weights: list[Any]) -> tuple[int, int]:
+    """Return the sizes of h and c, as the first two arrays of weights have them."""
+    gates = {"lstm": 4, "gru": 3}.get(cell, 1)
+    return weights[1].shape[1], weights[0].shape[0] // gates
 
 
 def _mode() -> Any:
@@ -306,7 +322,9 @@ def _layer(
     return (y, h, c) if cell == "lstm" else (y, h)
 
 
-def _cell(cell: str, x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
+def _cell(
+    cell: str, x: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
+) -> Any:
     import torch
 
     states = list(hx) if cell == "lstm" else [hx]

@@ -93,8 +93,8 @@ class _TreeReader:
             self.refuse(
                 view,
                 f"module of class {view.kind}",
-                f"known are Sequential, {known}; for other models export ONNX with "
-                "torch.onnx.export, or convert the state_dict with hints",
+                f"known are Sequential, {known}; pass example_inputs to trace other modules, "
+                "or convert the state_dict with hints",
             )
             return []
         weights = Weights(

@@ -33,8 +33,12 @@ def from_state(
     )
 
 
-def from_module(module: nn.Module, **hints: Any) -> tuple[ModelSpec, ConversionReport]:
-    return read_module(module, name="model", options=Options(hints=hints))
+def from_module(
+    module: nn.Module, example_inputs: Any = None, **hints: Any
+) -> tuple[ModelSpec, ConversionReport]:
+    return read_module(
+        module, name="model", options=Options(hints=hints), example_inputs=example_inputs
+    )
 
 
 def reasons_of(state: Any, **hints: Any) -> list[str]:
