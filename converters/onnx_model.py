@@ -44,8 +44,15 @@ class Unsupported:
     kind: str
 
 
+@dataclass(frozen=True)
+class Reference:
+    """An attribute of a node in a function: that of the call, by its name."""
+
+    name: str
+
+
 Attribute = Union[
-    int, float, str, list[int], list[float], list[str], Tensor, "OnnxGraph", Unsupported
+    int, float, str, list[int], list[float], list[str], Tensor, "OnnxGraph", Unsupported, Reference
 ]
 
 
@@ -59,6 +66,18 @@ class OnnxNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attrs: dict[str, Attribute]
+    overload: str = ""
+
+
+@dataclass(frozen=True)
+class Function:
+    """An operator that the file defines itself; ``opset`` is 0 where it is that of the model."""
+
+    inputs: list[str]
+    outputs: list[str]
+    nodes: list[OnnxNode]
+    defaults: dict[str, Attribute]
+    opset: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,7 @@ class OnnxModel:
     producer_version: str
     opset: int
     graph: OnnxGraph
-    functions: list[str] = field(default_factory=list)
+    functions: dict[tuple[str, str, str], Function] = field(default_factory=dict)
     loader: Loader = field(default_factory=Loader)
 
 
@@ -104,19 +123,43 @@ def read_model(source: bytes | memoryview, path: Path | None = None) -> OnnxMode
     graph = model.message(7, "the graph")
     if graph is None or not (model.has(1) or model.has(8)):
         raise ModelFileError("the bytes are no ONNX model: no graph, or no version of it")
-    versions: dict[str, int] = {}
-    for entry in model.messages(8, "an opset import"):
-        domain = entry.text(1)
-        domain = "" if domain == "ai.onnx" else domain
-        versions[domain] = max(entry.integer(2), versions.get(domain, 0))
-    functions = [f"{f.text(10)}.{f.text(1)}" for f in model.messages(25, "a function")]
+    functions = {}
+    for entry in model.messages(25, "a function"):
+        key = (_domain(entry.text(10)), entry.text(1), entry.text(13))
+        if key in functions:
+            raise ModelFileError(f"the function {'.'.join(key[:2])!r} is there twice")
+        functions[key] = _function(entry)
     return OnnxModel(
         producer=model.text(2),
         producer_version=model.text(3),
-        opset=versions.get("", 0),
+        opset=_opset(model, 8),
         graph=_graph(graph, 0),
         functions=functions,
         loader=Loader(None if path is None else path.parent),
+    )
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _opset(message: Message, number: int) -> int:
+    """Return the version of ONNX's own operators that a model or function imports, or 0."""
+    imports = message.messages(number, "an opset import")
+    return max((e.integer(2) for e in imports if not _domain(e.text(1))), default=0)
+
+
+def _function(message: Message) -> Function:
+    title = f"the function {message.text(1)!r}"
+    defaults = {
+        e.text(1): _attribute(e, 0) for e in message.messages(11, f"an attribute of {title}")
+    }
+    return Function(
+        inputs=message.texts(4),
+        outputs=message.texts(5),
+        nodes=[_node(node, 0) for node in message.messages(7, f"a node of {title}")],
+        defaults=defaults,
+        opset=_opset(message, 9),
     )
 
 
@@ -145,11 +188,12 @@ def _node(message: Message, depth: int) -> OnnxNode:
         attrs[key] = _attribute(entry, depth)
     return OnnxNode(
         op=op,
-        domain="" if domain == "ai.onnx" else domain,
+        domain=_domain(domain),
         name=name,
         inputs=tuple(message.texts(1)),
         outputs=tuple(message.texts(2)),
         attrs=attrs,
+        overload=message.text(8),
     )
 
 
@@ -159,7 +203,7 @@ _FIELDS = {FLOAT: 2, INT: 3, STRING: 4, TENSOR: 5, GRAPH: 6, FLOATS: 7, INTS: 8,
 
 def _attribute(entry: Message, depth: int) -> Attribute:
     if entry.has(21):
-        return Unsupported("reference to an attribute of a function")
+        return Reference(entry.text(21))
     kind = entry.integer(20)
     if kind == 0:
         given = [k for k, number in _FIELDS.items() if entry.has(number)]

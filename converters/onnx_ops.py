@@ -12,7 +12,7 @@ import numpy as np
 
 from gruengine.converters.base import Reason
 from gruengine.converters.onnx_fold import Builder
-from gruengine.converters.onnx_model import OnnxNode, Unsupported
+from gruengine.converters.onnx_model import OnnxNode, Reference, Unsupported
 from gruengine.converters.onnx_tensor import Loader, Tensor, type_name
 from gruengine.reference_shape import ONNX_DTYPES
 from gruengine.spec import Attr
@@ -122,6 +122,8 @@ def shown(value: object) -> str:
         return f"tensor {list(value.dims)}"
     if isinstance(value, Unsupported):
         return value.kind
+    if isinstance(value, Reference):
+        return f"the attribute {value.name!r} of a function"
     text = repr(value) if isinstance(value, (int, float, str, list)) else type(value).__name__
     return text if len(text) <= 60 else text[:60] + "..."
 

@@ -90,7 +90,7 @@ def lower_scan(walker: Walker, node: OnnxNode, inputs: list[str], scope: Scope) 
     scans = node.attrs.get("num_scan_inputs")
     if not isinstance(body, OnnxGraph) or not isinstance(scans, int):
         raise ModelFileError(f"Scan {node.name!r} needs a body and num_scan_inputs")
-    if walker.model.opset < 9 or not 0 < scans <= len(inputs) or len(body.inputs) != len(inputs):
+    if walker.opset < 9 or not 0 < scans <= len(inputs) or len(body.inputs) != len(inputs):
         return _refused(walker, node, inputs, "a body of other inputs, or opset 8")
     states, frames = inputs[: len(inputs) - scans], []
     outs = len(node.outputs) - len(states)

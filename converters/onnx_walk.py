@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from gruengine.converters.base import Reason
 from gruengine.converters.onnx_finish import branch_port
 from gruengine.converters.onnx_fold import Builder
-from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, OnnxNode
+from gruengine.converters.onnx_model import (
+    Attribute,
+    Function,
+    OnnxGraph,
+    OnnxModel,
+    OnnxNode,
+    Reference,
+)
 from gruengine.converters.onnx_ops import Call, Refused, load, lower_node
 from gruengine.converters.onnx_repeat import lower_loop, lower_scan
 from gruengine.converters.onnx_tensor import Tensor
@@ -27,12 +34,34 @@ class Scope:
     pending: dict[str, Tensor] = field(default_factory=dict)
 
 
+#: Functions inside functions, and nodes that calls of them may become.
+MAX_CALLS = 32
+MAX_INLINED = 1 << 16
+
+
+def filled(node: OnnxNode, attrs: Mapping[str, Attribute]) -> OnnxNode:
+    """Return a node of a function with the attributes of a call; those not given are left out."""
+    result: dict[str, Attribute] = {}
+    for key, value in node.attrs.items():
+        if isinstance(value, Reference):
+            if value.name in attrs:
+                result[key] = attrs[value.name]
+        elif isinstance(value, OnnxGraph):
+            result[key] = replace(value, nodes=[filled(inner, attrs) for inner in value.nodes])
+        else:
+            result[key] = value
+    return replace(node, attrs=result)
+
+
 class Walker:
     """Lowers the nodes of a model to those of a builder."""
 
     def __init__(self, model: OnnxModel, builder: Builder, reasons: list[Reason]) -> None:
         self.model, self.builder, self.reasons = model, builder, reasons
         self.nodes_before = 0
+        self.opset = model.opset  # of the graph or function that is being lowered
+        self.calls: list[str] = []
+        self.inlined = 0
         self.fused: list[str] = []  # loops that became sequences, in words
 
     def enter(self, graph: OnnxGraph, scope: Scope) -> None:
@@ -76,17 +105,44 @@ class Walker:
             self.nodes_before += 1
             title = f"node {node.name or node.op!r}"
             inputs = [self.value(scope, name, title) for name in node.inputs]
-            special = SPECIAL.get(node.op) if not node.domain else None
-            if special is not None:
-                results = special(self, node, inputs, scope)
-            else:
-                call = Call(self.builder, node, inputs, self.model.opset, self.model.loader)
-                results = lower_node(call)
+            results = self._lowered(node, inputs, scope)
             for name, value in zip(node.outputs, results, strict=False):
                 if name in scope.values or name in scope.pending:
                     raise ModelFileError(f"{title} makes {name!r}, which is there already")
                 if name:
                     scope.values[name] = value
+
+    def _lowered(self, node: OnnxNode, inputs: list[str], scope: Scope) -> list[str]:
+        function = self.model.functions.get((node.domain, node.op, node.overload))
+        if function is not None:
+            return self._call(node, function, inputs)
+        special = SPECIAL.get(node.op) if not node.domain else None
+        if special is not None:
+            return special(self, node, inputs, scope)
+        return lower_node(Call(self.builder, node, inputs, self.opset, self.model.loader))
+
+    def _call(self, node: OnnxNode, function: Function, inputs: list[str]) -> list[str]:
+        """Lower the nodes of a function in place of a call of it."""
+        title = f"the function {node.op!r}"
+        names, outputs = function.inputs, function.outputs
+        if len(inputs) > len(names) or len(node.outputs) > len(outputs):
+            raise ModelFileError(f"{title} is called with more than it takes or makes")
+        self.inlined += len(function.nodes)
+        if len(self.calls) >= MAX_CALLS or self.inlined > MAX_INLINED:
+            allowed = f"{MAX_CALLS} calls inside one another and {MAX_INLINED} nodes are allowed"
+            raise ModelFileError(f"{title} calls too much: {allowed}")
+        inner = Scope()
+        inner.values.update(zip(names, [*inputs, *[""] * len(names)], strict=False))
+        nodes = [filled(n, {**function.defaults, **node.attrs}) for n in function.nodes]
+        opset = self.opset
+        self.calls.append(node.op)
+        self.opset = function.opset or opset
+        try:
+            self.nodes(OnnxGraph(node.op, nodes, [], [], []), inner)
+        finally:
+            self.opset = opset
+            self.calls.pop()
+        return [self.value(inner, name, title) for name in outputs[: len(node.outputs)]]
 
     def lower_if(self, node: OnnxNode, inputs: list[str], scope: Scope) -> list[str]:
         """Inline the branch that a constant condition takes; keep both otherwise."""
