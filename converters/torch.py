@@ -14,6 +14,7 @@ from gruengine.converters import torch_file
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.safetensors_file import read_weights
 from gruengine.converters.torch_export import read_exported
+from gruengine.converters.torch_find import find_state, is_packed
 from gruengine.converters.torch_graph import build
 from gruengine.converters.torch_layers import Activation, Cell, Layer, Rnn, words
 from gruengine.converters.torch_module import (
@@ -23,8 +24,10 @@ from gruengine.converters.torch_module import (
     read_own_class,
     read_pickled,
 )
-from gruengine.converters.torch_state import read_state, strip_prefixes
-from gruengine.converters.unpickler import Global, Mapping, Stub
+from gruengine.converters.torch_names import clean, is_ignored
+from gruengine.converters.torch_script import read_script
+from gruengine.converters.torch_state import read_state
+from gruengine.converters.unpickler import Mapping
 from gruengine.errors import GruEngineError, ModelFileError
 from gruengine.spec import ModelSpec
 
@@ -37,14 +40,13 @@ HINTS = (
     "allow_rounding",
     "batch_first",
     "eps",
+    "ignore",
     "kinds",
     "nonlinearity",
     "order",
     "output",
     "state_dict",
 )
-#: Where checkpoints keep their weights.
-STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
 
 def looks_like_checkpoint(head: bytes) -> bool:
@@ -179,14 +181,20 @@ def _layers(
 ) -> list[Layer]:
     """Return the layers of a whole module or of a state dict."""
     before = len(reasons)
-    if is_module(checkpoint.root):
-        if is_known(checkpoint.root):
-            return read_pickled(checkpoint, options, reasons, warnings)
-        arrays, facts = read_own_class(checkpoint, reasons)
-        options = replace(options, hints=_merged(facts, options.hints))
-        warnings.append(f"{checkpoint.root.cls} is no class of torch: read as its state dict")
+    facts: dict[str, Any] = {}
+    if checkpoint.kind == "torchscript":
+        arrays, facts = read_script(checkpoint, reasons)
+        warnings.append("of a TorchScript archive the weights are read, not the code")
     else:
-        arrays = _arrays(checkpoint, options, reasons)
+        state = find_state(checkpoint.root, options, reasons)
+        if is_known(state):
+            return read_pickled(state, checkpoint, options, reasons, warnings)
+        if is_module(state):
+            arrays, facts = read_own_class(state, checkpoint, reasons)
+            warnings.append(f"{state.cls} is no class of torch: read as its state dict")
+        else:
+            arrays = _arrays(state, checkpoint, options, reasons)
+    options = replace(options, hints=_merged(facts, options.hints))
     if len(reasons) > before:
         return []
     return _state_layers(arrays, True, options, reasons, warnings)
@@ -209,8 +217,7 @@ def _state_layers(
     reasons: list[Reason],
     warnings: list[str],
 ) -> list[Layer]:
-    short = strip_prefixes(list(arrays))
-    named = {short[key]: arrays[key] for key in arrays}
+    named = clean(arrays, options.hints, reasons)
     layers = read_state(named, ordered, options, reasons)
     modules = [layer.where for layer in layers if not isinstance(layer, Activation)]
     if len(modules) > 1 and "order" not in options.hints:
@@ -222,62 +229,25 @@ def _state_layers(
 
 
 def _arrays(
-    checkpoint: torch_file.Checkpoint, options: Options, reasons: list[Reason]
+    state: Mapping, checkpoint: torch_file.Checkpoint, options: Options, reasons: list[Reason]
 ) -> dict[str, Array]:
-    """Find the state dict in the tree and return its arrays."""
-    state = _find_state(checkpoint.root, options, reasons)
+    """Return the arrays of a state dict."""
     arrays = {}
     for key, value in state.items():
         if isinstance(value, torch_file.TensorRef):
             arrays[str(key)] = checkpoint.array(value)
-        elif isinstance(value, torch_file.Quantised) or "qint" in str(value) or _packed(value):
+        elif is_ignored(str(key), options.hints):
+            arrays[str(key)] = np.zeros(0)  # its name is enough
+        elif is_packed(value) or "qint" in str(value):
             reasons.append(
                 Reason(str(key), "quantised weights", "save the float model before quantising it")
             )
         else:
             reasons.append(
-                Reason(str(key), f"a {type(value).__name__}", "a state dict holds tensors alone")
+                Reason(
+                    str(key),
+                    f"a {type(value).__name__}",
+                    "a state dict holds tensors alone; the hint ignore=[...] leaves others out",
+                )
             )
     return arrays
-
-
-def _packed(value: Any) -> bool:
-    """Tell whether a value holds the packed weights of a quantised module."""
-    if isinstance(value, Stub):
-        return value.cls == Global("torch", "ScriptObject")
-    return isinstance(value, list) and any(isinstance(one, torch_file.Quantised) for one in value)
-
-
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) for key in value)
-        and any(isinstance(one, torch_file.TensorRef) for one in value.values())
-    )
-
-
-def _find_state(root: Any, options: Options, reasons: list[Reason]) -> Mapping:
-    """Return the state dict itself or the one inside a checkpoint."""
-    if isinstance(root, Stub):
-        reasons.append(Reason("", f"a pickled {root.cls}", "a state dict or a module of torch.nn"))
-        return Mapping()
-    inner: dict[str, Mapping] = {}
-    if isinstance(root, Mapping):
-        inner = {str(key): value for key, value in root.items() if _is_state(value)}
-    wanted = options.hints.get("state_dict")
-    if wanted is not None:
-        if isinstance(wanted, str) and wanted in inner:
-            return inner[wanted]
-        reasons.append(Reason("", f"state_dict {wanted!r}", f"the file has {list(inner)}"))
-        return Mapping()
-    if isinstance(root, Mapping) and _is_state(root):
-        return root
-    likely = [key for key in STATE_KEYS if key in inner] or list(inner)
-    if len(likely) == 1:
-        return inner[likely[0]]
-    found = f"state dicts {likely}" if likely else f"a {type(root).__name__} without a state dict"
-    reasons.append(
-        Reason("", found, "one state dict; the hint state_dict='name' chooses among several")
-    )
-    return Mapping()

@@ -75,7 +75,7 @@ class Checkpoint:
     root : Any
         The pickled object: numbers, texts, ``Items``, ``Mapping``, ``Stub``, ``TensorRef``.
     kind : str
-        ``"zip"`` or ``"legacy"``.
+        ``"zip"``, ``"legacy"`` or ``"torchscript"``.
     """
 
     def __init__(self, source: bytes) -> None:
@@ -140,7 +140,7 @@ class Checkpoint:
         return view
 
     def _open_zip(self, source: bytes) -> Any:
-        archive = self._archive = ZipArchive(source)
+        archive = self._archive = ZipArchive(source, deflated="code")
         roots = {name.partition("/")[0] for name in archive.names}
         pickles = [name for name in archive.names if name.endswith("data.pkl")]
         self._prefix = next(iter(roots))
@@ -150,17 +150,14 @@ class Checkpoint:
                 f"{pickles[:8]}; torch.save writes one folder with one data.pkl"
             )
         if f"{self._prefix}/constants.pkl" in archive:
-            raise ModelFileError(
-                "a TorchScript archive; allowed are files of torch.save: "
-                "torch.save(torch.jit.load(path).state_dict(), new_path)"
-            )
+            self.kind = "torchscript"
         if f"{self._prefix}/byteorder" in archive:
             order = bytes(archive.read(f"{self._prefix}/byteorder")[:16])
             if order not in (b"little", b"big"):
                 raise ModelFileError(f"byteorder {order!r}; allowed are b'little' and b'big'")
             self._order = "<" if order == b"little" else ">"
         data = archive.read(pickles[0])
-        reader = Unpickler(_bounded(data), REBUILD, _persistent)
+        reader = Unpickler(_bounded(data), REBUILD, _persistent, OPAQUE)
         root = reader.load()
         if reader.position != len(data):
             raise ModelFileError(f"{len(data) - reader.position} bytes after the end of data.pkl")
@@ -170,7 +167,7 @@ class Checkpoint:
         values = []
         position = 0
         for persistent in (None, None, None, _persistent, None):
-            reader = Unpickler(_bounded(data[position:]), REBUILD, persistent)
+            reader = Unpickler(_bounded(data[position:]), REBUILD, persistent, OPAQUE)
             values.append(reader.load())
             position += reader.position
         _, protocol, system, root, keys = values
@@ -320,11 +317,39 @@ _OPAQUE = (
     Global("torch.nn.backends.thnn", "_get_thnn_function_backend"),
     Global("numpy.core.multiarray", "scalar"),
     Global("numpy._core.multiarray", "scalar"),
+    Global("numpy.core.multiarray", "_reconstruct"),
+    Global("numpy._core.multiarray", "_reconstruct"),
+    Global("collections", "defaultdict"),
+    Global("collections", "Counter"),
+    Global("types", "SimpleNamespace"),
+    Global("pathlib", "PosixPath"),
+    Global("pathlib", "PurePosixPath"),
+    Global("pathlib", "WindowsPath"),
 )
+#: Packages of trainers: whatever a file says about their objects stays a stub.
+OPAQUE = frozenset(
+    ["pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "argparse", "torchmetrics",
+     "fastai", "fastcore", "transformers", "datetime"]
+)  # fmt: skip
 
 
 def _opaque(cls: Global) -> Rebuild:
     return lambda args: Stub(cls, args)
+
+
+#: How TorchScript writes typed lists: the list is the first argument, perhaps a type the second.
+_SCRIPT = (
+    "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag",
+)  # fmt: skip
+
+
+def _first(args: Items) -> Any:
+    value = args[0] if args else None
+    if isinstance(value, Mapping):
+        copy = Mapping()
+        copy.update(value)
+        return copy
+    return Items(list(value), fixed=True) if isinstance(value, Items) else value
 
 
 REBUILD: dict[Global, Rebuild] = {
@@ -333,4 +358,5 @@ REBUILD: dict[Global, Rebuild] = {
     Global("torch._utils", "_rebuild_qtensor"): lambda _: Quantised(),
     Global("collections", "OrderedDict"): _ordered_dict,
     **{cls: _opaque(cls) for cls in _OPAQUE},
+    **{Global("torch.jit._pickle", name): _first for name in _SCRIPT},
 }

@@ -137,16 +137,20 @@ def to_numpy(tensor: Any, small: bool = False) -> Array | None:
 
 
 def read_pickled(
-    checkpoint: Checkpoint, options: Options, reasons: list[Reason], warnings: list[str]
+    root: Any,
+    checkpoint: Checkpoint,
+    options: Options,
+    reasons: list[Reason],
+    warnings: list[str],
 ) -> list[Layer]:
     """Return the layers of a whole pickled module: ``torch.save(module, path)``."""
-    view = _pickled_view(checkpoint.root, "", checkpoint)
+    view = _pickled_view(root, "", checkpoint)
     return read_tree(view, options, reasons, warnings)
 
 
 def is_known(root: Any) -> bool:
-    """Tell whether a pickled module is of a class of torch."""
-    return isinstance(root, Stub) and root.cls.module.partition(".")[0] == "torch"
+    """Tell whether something is a pickled module of a class of torch."""
+    return is_module(root) and root.cls.module.partition(".")[0] == "torch"
 
 
 def is_module(root: Any) -> bool:
@@ -155,7 +159,7 @@ def is_module(root: Any) -> bool:
 
 
 def read_own_class(
-    checkpoint: Checkpoint, reasons: list[Reason]
+    root: Any, checkpoint: Checkpoint, reasons: list[Reason]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return what a pickled module of an unknown class holds: its arrays, and hints about them.
 
@@ -165,7 +169,7 @@ def read_own_class(
     arrays: dict[str, Array] = {}
     hints: dict[str, Any] = {"kinds": {}, "eps": {}, "nonlinearity": {}}
     layouts = set()
-    todo = [_pickled_view(checkpoint.root, "", checkpoint)]
+    todo = [_pickled_view(root, "", checkpoint)]
     while todo:
         view = todo.pop()
         todo += view.children[::-1]

@@ -96,8 +96,8 @@ class _StateReader:
                 self.groups.setdefault(prefix, []).append(name)
             else:
                 self._ask(name, "an unknown name", "weights of recurrent, Linear, Embedding, "
-                          "LayerNorm and BatchNorm modules; remove it if the model has no use "
-                          "for it")  # fmt: skip
+                          "LayerNorm and BatchNorm modules; the hint ignore=[...] leaves out "
+                          "what the model has no use for")  # fmt: skip
 
     def read(self, ordered: bool) -> list[Layer]:
         """Read every group, put them in order, add what hints say."""

@@ -47,7 +47,7 @@ class Items(list[Any]):
 
 
 class Mapping(dict[Any, Any]):
-    """A pickled dict or OrderedDict; its keys are str, int, float, bool or None."""
+    """A pickled dict or OrderedDict; its keys are str, numbers, None or ``Global``."""
 
     __slots__ = ("depth", "sealed")
 
@@ -73,7 +73,7 @@ class Stub:
 #: What a REDUCE of a known global gives: called with the arguments, never with code of the file.
 Rebuild = Callable[[Items], Any]
 _CONTAINERS = (Items, Mapping, Stub)
-_KEYS = (str, int, float, bool, type(None))
+_KEYS = (str, int, float, bool, type(None), Global)
 
 
 class _Mark:
@@ -94,6 +94,8 @@ class Unpickler:
         What REDUCE may do: pure functions of this package from the arguments to a value.
     persistent : callable or None
         What a persistent id stands for; None: the file may have none.
+    opaque : set of str
+        Packages of which every call gives a ``Stub``.
 
     Attributes
     ----------
@@ -106,11 +108,13 @@ class Unpickler:
         data: memoryview,
         rebuild: dict[Global, Rebuild],
         persistent: Rebuild | None = None,
+        opaque: frozenset[str] = frozenset(),
     ) -> None:
         self.position = 0
         self._data = data
         self._rebuild = rebuild
         self._persistent = persistent
+        self._opaque = opaque
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -246,6 +250,9 @@ class Unpickler:
         self._tuple(values[::-1])
 
     def _append(self, values: list[Any]) -> None:
+        if isinstance(self._top(), Stub):
+            self._adopt(self._open(Stub), values)  # a list of an own class: nobody looks into it
+            return
         target = self._open(Items)
         if target.fixed:
             raise self._error("it appends to a tuple")
@@ -253,6 +260,9 @@ class Unpickler:
         target.extend(values)
 
     def _set_items(self, values: list[Any]) -> None:
+        if isinstance(self._top(), Stub):
+            self._adopt(self._open(Stub), values)
+            return
         target = self._open(Mapping)
         if len(values) % 2:
             raise self._error("it sets a key without a value")
@@ -285,6 +295,9 @@ class Unpickler:
     def _reduce(self) -> None:
         cls, args = self._arguments()
         rebuild = self._rebuild.get(cls)
+        if rebuild is None and cls.module.partition(".")[0] in self._opaque:
+            self._push(self._new(Stub(cls, args), [args]))
+            return
         if rebuild is None:
             names = ", ".join(str(name) for name in self._rebuild)
             raise self._error(

@@ -52,8 +52,9 @@ class ZipArchive:
     ----------
     data : bytes
         The whole file.
-    deflated : bool
-        Members may be compressed by deflate, all together to 64 times the file or 64 MiB.
+    deflated : bool or str
+        Members may be compressed by deflate, all together to 64 times the file or 64 MiB; a text
+        is the second folder of the members that may be, ``"code"``: these cannot be read.
 
     Raises
     ------
@@ -61,12 +62,13 @@ class ZipArchive:
         Anything but the form above; it says which member and what is allowed.
     """
 
-    def __init__(self, data: bytes, deflated: bool = False) -> None:
+    def __init__(self, data: bytes, deflated: bool | str = False) -> None:
         self._data = memoryview(data)
+        self._inflates = deflated is True
         first, end, count = _find_directory(self._data)
         members = _read_directory(self._data, first, end, count, deflated)
         total = sum(member.size for member in members)
-        if deflated and total > max(MAX_GROWTH * len(data), GROWTH_FLOOR):
+        if deflated is True and total > max(MAX_GROWTH * len(data), GROWTH_FLOOR):
             raise ModelFileError(
                 f"zip members of {total} bytes in a file of {len(data)}; allowed is "
                 f"{MAX_GROWTH} times the file"
@@ -113,6 +115,8 @@ class ZipArchive:
         if name not in self._members:
             raise ModelFileError(f"the zip archive has no member {name!r}")
         member, begin = self._members[name]
+        if member.method and not self._inflates:
+            raise ModelFileError(f"zip member {name!r} is compressed, and not to be read")
         view = self._data[begin : begin + member.packed]
         if member.method:
             try:
@@ -184,7 +188,7 @@ def _read_end64(data: memoryview, located: int) -> tuple[int, tuple[int, int, in
 
 
 def _read_directory(
-    data: memoryview, first: int, end: int, count: int, deflated: bool
+    data: memoryview, first: int, end: int, count: int, deflated: bool | str
 ) -> list[_Member]:
     members = []
     position = first
@@ -207,14 +211,14 @@ def _read_directory(
 
 
 def _central_member(
-    fields: tuple[int, ...], raw_name: bytes, extra: memoryview, deflated: bool
+    fields: tuple[int, ...], raw_name: bytes, extra: memoryview, deflated: bool | str
 ) -> _Member:
     flags, method, crc, packed, size = fields[3], fields[4], fields[7], fields[8], fields[9]
     disk, offset = fields[13], fields[16]
     name = _decode_name(raw_name, flags)
     wide = _wide_values(extra, name, [size, packed, offset])
     size, packed, offset = wide
-    _check_method(name, flags, method, deflated)
+    _check_method(name, flags, method, deflated is True or name.split("/")[1:2] == [deflated])
     if (packed != size and not method) or disk != 0:
         raise ModelFileError(
             f"zip member {name!r} is stored as {packed} bytes for {size} on disk {disk}; "
@@ -237,7 +241,7 @@ def _check_method(name: str, flags: int, method: int, deflated: bool) -> None:
     if method != 0 and not deflated:
         raise ModelFileError(
             f"zip member {name!r} is compressed (method {method}); allowed are stored members, as "
-            "torch.save writes them (of a TorchScript archive, save the state_dict)"
+            "torch.save writes them (of TorchScript, its code alone may be compressed)"
         )
 
 
