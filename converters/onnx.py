@@ -14,6 +14,7 @@ from gruengine.converters import (  # they enter their operators
     onnx_einsum,
     onnx_ops_more,
     onnx_ops_shape,
+    onnx_quantized,
     onnx_recurrent,
 )
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
@@ -38,10 +39,13 @@ from gruengine.errors import ModelFileError
 from gruengine.spec import DTYPES, Graph, ModelSpec, Node, Port
 from gruengine.spec_checks import problems_of
 
-_ = (onnx_einsum, onnx_ops_more, onnx_ops_shape, onnx_recurrent)
+_ = (onnx_einsum, onnx_ops_more, onnx_ops_shape, onnx_quantized, onnx_recurrent)
 Array = np.ndarray[Any, Any]
 
 OLDEST = 7
+
+#: Hint -> what it does, see ``read_onnx``.
+HINTS = ("allow_rounding", "dequantize", "linear_before_reset")
 
 
 def read_onnx(
@@ -62,8 +66,10 @@ def read_onnx(
     name : str
         What messages call it.
     options : Options
-        ``bind`` fixes inputs, ``state`` names the pairs of a stream. The hint ``allow_rounding``
-        accepts float64 values that float32 does not hold exactly.
+        ``bind`` fixes inputs, ``state`` names the pairs of a stream. Hints, all of them bool:
+        ``allow_rounding`` accepts float64 values that float32 does not hold exactly;
+        ``linear_before_reset`` is taken for every GRU, whatever the file says (for exports that
+        lost it); ``dequantize`` computes int8 products of dynamic quantisation in float32.
 
     Raises
     ------
@@ -95,18 +101,19 @@ class _Conversion:
 
     def __init__(self, model: OnnxModel, size: int, name: str, options: Options) -> None:
         self.model, self.name, self.options = model, name, options
-        rounding = bool(options.hints.get("allow_rounding", False))
-        self.builder = Builder(size, rounding)
         self.reasons: list[Reason] = []
         self.report = ConversionReport(name, "onnx", source_bytes=size)
+        rounding = bool(options.hints.get("allow_rounding", False))
+        self.builder = Builder(size, rounding, options.hints, self.report.warnings)
         self.walker = Walker(model, self.builder, self.reasons)
 
     def run(self) -> tuple[ModelSpec, ConversionReport]:
         """Convert; raises ConversionError with all reasons."""
         graph = self.model.graph
-        for key in sorted(set(self.options.hints) - {"allow_rounding"}):
-            what = f"hint {key}={self.options.hints[key]!r:.40}"
-            self.reasons.append(Reason("", what, "ONNX models take allow_rounding only"))
+        for key, value in sorted(self.options.hints.items()):
+            if key not in HINTS or not isinstance(value, bool):
+                allowed = f"ONNX models take {', '.join(HINTS)}, each True or False"
+                self.reasons.append(Reason("", f"hint {key}={value!r:.40}", allowed))
         self._check_version()
         self.builder.reserve([value.name for value in graph.outputs])
         scope = Scope()
@@ -203,6 +210,10 @@ class _Conversion:
         if len(set(names)) < len(names) or not all(names):
             raise ModelFileError("graph outputs need names, each of its own")
         values = [self.walker.value(scope, name, "the list of graph outputs") for name in names]
+        for name, value in zip(names, values, strict=True):
+            if builder.info(value).dtype in ("int8", "uint8", "int16", "uint16"):
+                what = f"an output of {builder.info(value).dtype}"
+                self.reasons.append(Reason(name, what, f"outputs are {', '.join(DTYPES)}"))
         nodes = output_values(builder, names, values, {port.name for port in ports})
         nodes = live_nodes(nodes, set(names))
         self.reasons += builder.reasons(nodes)
@@ -251,9 +262,10 @@ class _Conversion:
         numbers = [int(part) if part.isdigit() else 0 for part in [*version, "0", "0"][:2]]
         if self.model.producer != "pytorch" or node.attrs.get("cell") != "gru":
             return
-        if node.attrs.get("reset") == "before" and (2, 9) <= tuple(numbers) <= (2, 13):
+        told = "linear_before_reset" in self.options.hints
+        if not told and node.attrs.get("reset") == "before" and (2, 9) <= tuple(numbers) <= (2, 13):
             self.report.warnings.append(
                 f"GRU {node.name!r}: what PyTorch exported with onnxscript 0.5.7 to 0.7.0 lacks "
                 "linear_before_reset=1 and computes other numbers than the PyTorch model; this "
-                "file is converted as it is"
+                "file is converted as it is: give linear_before_reset=True if it is one of these"
             )

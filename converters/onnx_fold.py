@@ -54,10 +54,15 @@ class Builder:
     nodes : of the graph or branch that is open
     problems : why each placeholder cannot be run; its name is the place in this list
     rounding : float64 is narrowed to float32 (a wish of the user)
+    hints, warnings : what the user adds to the file, and what they should know
+    quantised : float values that stand for integers of other types
     """
 
     source_bytes: int
     rounding: bool = False
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    quantised: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, Array] = field(default_factory=dict)
     infos: dict[str, Info] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)

@@ -161,7 +161,7 @@ def lower_node(call: Call) -> list[str]:
 def _lowered(call: Call) -> list[str]:
     node = call.node
     full = f"{node.domain}.{node.op}" if node.domain else node.op
-    entry = None if node.domain else LOWER.get(node.op)
+    entry = LOWER.get(full)
     if entry is None:
         raise Refused((f"{node.op} ({full})" if node.domain else node.op, "it is not run"))
     function, allowed, since = entry

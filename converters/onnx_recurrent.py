@@ -100,11 +100,22 @@ def _attributes(call: Call, cell: str, problems: Problems) -> dict[str, Attr]:
     if cell == "lstm":
         attrs["coupled"] = int(call.integer("input_forget", 0) != 0)
     if cell == "gru":
-        attrs["reset"] = "after" if call.integer("linear_before_reset", 0) else "before"
+        attrs["reset"] = "after" if _resets_after(call) else "before"
         attrs["update"] = "keep"
     directions = 2 if direction == "bidirectional" else 1
     attrs.update(_activations(call, cell, directions, problems))
     return attrs
+
+
+def _resets_after(call: Call) -> bool:
+    """Return linear_before_reset: the file's, or the user's, who knows what it was made of."""
+    own = bool(call.integer("linear_before_reset", 0))
+    told = bool(call.builder.hints.get("linear_before_reset", own))
+    if told != own:
+        call.builder.warnings.append(
+            f"GRU {call.title!r}: linear_before_reset={int(told)} as told; the file has {int(own)}"
+        )
+    return told
 
 
 def _activations(call: Call, cell: str, directions: int, problems: Problems) -> dict[str, Attr]:
@@ -195,11 +206,23 @@ def _check_states(
         given = call.builder.info(call.input(place)).shape
         if given is None:
             continue
+        if name == "initial_c" and _lost_projection(given, state, hidden):
+            why = "exports of an LSTM with proj_size lack its projection: convert its checkpoint"
+            problems.append((f"initial_c of {given[-1]} values beside {hidden} of h", why))
+            continue
         pairs = zip(given, needed, strict=False)
         clash = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
         if clash or len(given) != len(needed):
             what = f"{name} of shape {_sizes(given)}"
             problems.append((what, f"{_sizes(needed)} is needed"))
+
+
+def _lost_projection(
+    given: Sequence[int | str | None], state: Sequence[int | str | None], hidden: int
+) -> bool:
+    """Whether c is wider than h: PyTorch's newer exporter writes projected LSTMs so."""
+    width = given[-1] if len(given) == len(state) else None
+    return isinstance(width, int) and width > hidden
 
 
 def _sizes(shape: Sequence[int | str | None]) -> str:
