@@ -59,6 +59,8 @@ cdef class Shape:
     """One set of sizes: the engine's call for it, and zeros in the shape of its states."""
 
     cdef CppCall* call
+    cdef int64_t T, N
+    cdef bint lengths
     cdef bint busy
     cdef object h, c  # templates of new states, zero, and initial states where none are given
     cdef const void* h_data
@@ -153,6 +155,7 @@ cdef class Runner:
             if self.is_lstm:
                 inputs.push_back(c)
         shape.call = new CppCall(self.model[0], inputs, lengths)
+        shape.T, shape.N, shape.lengths = T, N, lengths
         lead = [N] if self.is_cell else [self.layers * self.directions, N]
         shape.h = torch.zeros((*lead, self.K), dtype=FLOAT32, device=HERE)
         shape.h_data = look(shape.h, len(lead) + 1, states)
@@ -164,6 +167,10 @@ cdef class Runner:
     cdef int run(
         self, Shape shape, const void* const* inputs, void* const* outputs, const int64_t* lengths
     ) except -1:
+        # Another thread may have come between the choice of the shape and this call. From here to
+        # the mark nothing lets go of the GIL, but for a shape that no other thread knows.
+        if shape.busy:
+            shape = self.new_shape(shape.T, shape.N, shape.lengths)
         shape.busy = True
         try:
             if self.release_gil:
