@@ -73,7 +73,8 @@ def race(ours: Call, peer: Call, *, rounds: int, seconds: float) -> Race:
         long = perf_counter() - start > _LONGEST * rounds * seconds
         if len(pairs) == rounds or (long and len(pairs) + len(spare) >= _FEWEST):
             break
-    kept = pairs if 4 * len(pairs) >= min(rounds, _FEWEST) else pairs + spare
+    enough = max(2, min(rounds, _FEWEST) // 4)
+    kept = pairs if len(pairs) >= enough else pairs + spare
     ratios = [second / first for first, second in kept]
     low, _, high = quantiles(ratios, n=4)
     return Race(
