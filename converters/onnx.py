@@ -32,6 +32,7 @@ from gruengine.converters.onnx_fold import Builder, live_nodes, walk
 from gruengine.converters.onnx_fuse import fuse
 from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, Value, read_model
 from gruengine.converters.onnx_ops import NEWEST
+from gruengine.converters.onnx_projection import fuse_projected
 from gruengine.converters.onnx_rewrite import rewrite
 from gruengine.converters.onnx_tensor import type_name
 from gruengine.converters.onnx_walk import Scope, Walker
@@ -234,7 +235,7 @@ class _Conversion:
     def _recognise(self, nodes: list[Node], keep: set[str]) -> tuple[list[Node], list[str]]:
         """Turn cells in elementary operators, step after step, into recurrent nodes."""
         builder = self.builder
-        nodes = rewrite(nodes, builder, keep)
+        nodes, projected = fuse_projected(rewrite(nodes, builder, keep), builder, keep)
         cut = cut_first(nodes, builder)
         for tried in [cut, nodes] if cut != nodes else [nodes]:
             fused, words = fuse(
@@ -244,7 +245,7 @@ class _Conversion:
                 break
         first = first_steps(fused, builder, keep)
         joined, more = join_steps(first, builder, keep)
-        return joined, [*words, *more]
+        return joined, [*projected, *words, *more]
 
     def _state(self, spec: ModelSpec) -> tuple[tuple[str, str], ...]:
         if self.options.state is None:

@@ -14,6 +14,7 @@ from gruengine.converters.onnx_fold import REFUSED, live_nodes
 from gruengine.converters.onnx_fuse import fuse
 from gruengine.converters.onnx_model import OnnxGraph, OnnxNode
 from gruengine.converters.onnx_over_time import GivenUp, Kind, OverTime
+from gruengine.converters.onnx_projection import fuse_projected
 from gruengine.converters.onnx_rewrite import rewrite
 from gruengine.converters.shapes import Info, Size
 from gruengine.errors import ModelFileError
@@ -144,8 +145,10 @@ class Body:
         if any(node.op == REFUSED for node in nodes):
             reasons = "; ".join(str(reason) for reason in builder.reasons(nodes)[:3])
             raise GivenUp(reasons)
-        nodes = rewrite(nodes, builder, set(results))
-        nodes, words = fuse(nodes, builder.tensors, builder.infos, builder.fresh, set(results), [])
+        keep = set(results)
+        nodes, projected = fuse_projected(rewrite(nodes, builder, keep), builder, keep)
+        nodes, words = fuse(nodes, builder.tensors, builder.infos, builder.fresh, keep, [])
+        words = [*projected, *words]
         over = OverTime(builder, repeat.count, self.kinds)
         over.run(nodes)
         self.walker.fused += [f"{repeat.node.name or repeat.node.op}: {word}" for word in words]

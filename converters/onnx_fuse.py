@@ -78,7 +78,7 @@ def _pass(
     warnings: list[str],
 ) -> tuple[list[Node], list[str]]:
     forms = Forms(nodes, tensors, infos)
-    fuser = _Fuser(forms, tensors, infos, fresh, warnings)
+    fuser = Fuser(forms, tensors, infos, fresh, warnings)
     if "rnn" in kinds:
         fuser.find_simple(nodes, _moved_out(nodes, keep))
     replaced: dict[int, list[Node]] = {}
@@ -115,7 +115,7 @@ def _moved_out(nodes: Sequence[Node], outputs: set[str]) -> set[str]:
     return reached
 
 
-class _Fuser:
+class Fuser:
     """Packs the weights of cells and makes their nodes."""
 
     def __init__(
