@@ -127,10 +127,7 @@ class Forms:
         elif node.op in ("Split", "Slice"):
             self._cut(node)
         elif node.op == "Squeeze" and node.inputs[0] in self.affine:
-            # One row without its axis is still added to every row.
-            form = self.affine[node.inputs[0]]
-            if self.shape(node.inputs[0]) == (1, form.width) and form.width > 1:
-                self._enter(node, form)
+            self._enter(node, self._squeezed(node))
         elif node.inputs and node.inputs[0] in self.affine:
             activation = activation_of(node)
             if activation is not None:
@@ -144,6 +141,30 @@ class Forms:
         """Return what is known of the sizes of a value."""
         return self.infos.get(name, UNKNOWN).shape
 
+    def _squeezed(self, node: Node) -> Affine | None:
+        """Return a form without an axis of size 1: of the step, or of its one row."""
+        form, shape = self.affine[node.inputs[0]], self.shape(node.inputs[0])
+        axes = self.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
+        is_row = shape == (1, form.width) and form.width > 1
+        is_step = shape is not None and len(shape) == 3 and axes is not None
+        is_first = axes is not None and axes.reshape(-1).tolist() in ([0], [-3])
+        return form if is_row or (is_step and is_first) else None
+
+    def row(self, name: str, width: int) -> Array | None:
+        """Return what a constant adds to each row of ``width`` columns, if it is the same."""
+        constant = self.tensors.get(name)
+        if constant is None or constant.dtype.kind != "f" or constant.ndim > 3:
+            return None
+        if constant.size > 1 and (constant.shape[-1] != width or not constant.size):
+            return None
+        rows = constant.reshape(-1, constant.shape[-1] if constant.size > 1 else 1)
+        return rows[0] if len(rows) and np.all(rows == rows[0]) else None
+
+    def _is_step(self, name: str) -> bool:
+        """Whether a value is [N, ...] of one step, or [1, N, ...]."""
+        shape = self.shape(name)
+        return shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1))
+
     def _product(self, node: Node) -> Affine | None:
         weight = self.tensors.get(node.inputs[1])
         if weight is None or weight.ndim != 2 or weight.dtype.kind != "f":
@@ -153,7 +174,7 @@ class Forms:
             scales = (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0))
             if scales != (1.0, 1.0) or node.attrs.get("transA", 0):
                 return None
-        elif self.infos.get(node.inputs[0], UNKNOWN).rank != 2:
+        elif not self._is_step(node.inputs[0]):
             return None
         rows, width = weight.shape[::-1] if transposed else weight.shape
         terms = self._terms(node.inputs[0], node.inputs[1], transposed, rows, width)
@@ -195,8 +216,7 @@ class Forms:
                 return None
             biases = form.biases + second.biases
             return Affine(form.width, form.terms + second.terms, biases)
-        rows = ((form.width,), (1, form.width), (1,), ())
-        if constant is None or constant.shape not in rows or constant.dtype.kind != "f":
+        if constant is None or self.row(other, form.width) is None:
             return None
         owner = form.terms[0].source if len(form.sources) == 1 else ""
         bias = Bias(other, (0, form.width), owner)
@@ -218,8 +238,13 @@ class Forms:
             else:
                 self.affine[name] = part
 
+    def _last(self, node: Node) -> tuple[int, ...]:
+        """Return what names the last axis of the first input."""
+        rank = self.infos.get(node.inputs[0], UNKNOWN).rank
+        return (-1,) if rank is None else (-1, rank - 1)
+
     def _split(self, node: Node, width: int) -> list[tuple[int, int]]:
-        if node.attrs.get("axis") not in (1, -1):
+        if node.attrs.get("axis") not in self._last(node):
             return []
         count = len(node.outputs)
         sizes = [-(-width // count)] * count
@@ -243,8 +268,8 @@ class Forms:
             return []
         columns: list[tuple[int, int]] = []
         for start, end, axis in zip(starts, ends, axes, strict=True):
-            if axis in (1, -1) and start >= 0 and end >= 0:
+            if axis in self._last(node) and start >= 0 and end >= 0:
                 columns.append((start, end))
-            elif axis not in (0, -2) or start != 0 or end < (1 << 31) - 1:
+            elif start != 0 or end < (1 << 31) - 1:
                 return []
         return columns if len(columns) == 1 else []

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gruengine.converters.affine import Affine, Forms, Gate, activation_of
-from gruengine.spec import Node
+from gruengine.converters.affine import Affine, Bias, Forms, Gate, activation_of
+from gruengine.spec import Attr, Node
 
 Activation = tuple[str, float, float]
 LINEAR: Activation = ("Affine", 1.0, 0.0)
@@ -79,6 +79,16 @@ def _lstm(node: Node, forms: Forms) -> Cell | None:
             activations = [o.activation, g.activation, last]
             return Cell("lstm", node, node.outputs[0], gates, activations, c_new, c_old)
     return None
+
+
+def belongs(h: str, c: str, forms: Forms) -> bool:
+    """Return whether a value is the h that the state c of an LSTM made."""
+    maker = forms.makers.get(h)
+    for _, squashed in orders(maker, "Mul"):
+        outer = forms.makers.get(squashed)
+        if outer is not None and outer.inputs and outer.inputs[0] == c:
+            return activation_of(outer) is not None
+    return False
 
 
 def _cell_state(
@@ -177,7 +187,10 @@ def _candidate(value: str, h: str, z: Gate, forms: Forms) -> Candidate | None:
         return None
     for r_name, b_name in orders(forms.makers.get(products[0]), "Mul"):
         r, b = forms.gates.get(r_name), forms.affine.get(b_name)
-        if r is not None and b is not None and b.sources == {h} and r.activation == z.activation:
+        if b is None and h in forms.tensors and forms.row(b_name, width) is not None:
+            b = Affine(width, (), (Bias(b_name, (0, width), h),))  # a product of zeros, folded
+        fits = b is not None and b.sources <= {h}
+        if r is not None and b is not None and fits and r.activation == z.activation:
             return r, forms.affine[inputs[0]], b, None, biases
     return None
 
@@ -195,3 +208,19 @@ def _leaves(value: str, forms: Forms) -> list[str]:
             break
         leaves = deeper
     return leaves
+
+
+def attributes(cell: Cell, width: int) -> dict[str, Attr]:
+    """Return the attributes of the Recurrent node that a cell is."""
+    attrs: dict[str, Attr] = {
+        "cell": cell.kind,
+        "hidden_size": width,
+        "direction": "forward",
+        "activations": [name for name, _, _ in cell.activations],
+        "activation_alpha": [alpha for _, alpha, _ in cell.activations],
+        "activation_beta": [beta for _, _, beta in cell.activations],
+    }
+    if cell.kind == "gru":
+        attrs["reset"] = "before" if cell.reset_source else "after"
+        attrs["update"] = cell.update
+    return attrs

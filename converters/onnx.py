@@ -27,6 +27,7 @@ from gruengine.converters.onnx_finish import (
     output_ports,
     output_values,
 )
+from gruengine.converters.onnx_first import cut_first, first_steps
 from gruengine.converters.onnx_fold import Builder, live_nodes, walk
 from gruengine.converters.onnx_fuse import fuse
 from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, Value, read_model
@@ -219,12 +220,8 @@ class _Conversion:
         self.reasons += builder.reasons(nodes)
         self.reasons += conditions_on_data(nodes, {port.name for port in ports})
         self._fail()
-        nodes = rewrite(nodes, builder, set(names))
-        nodes, fused = fuse(
-            nodes, builder.tensors, builder.infos, builder.fresh, set(names), self.report.warnings
-        )
-        nodes, joined = join_steps(nodes, builder, set(names))
-        self.report.fused = [*self.walker.fused, *fused, *joined]
+        nodes, fused = self._recognise(nodes, set(names))
+        self.report.fused = [*self.walker.fused, *fused]
         outputs = output_ports(builder, declared)
         graph = Graph(ports, outputs, nodes)
         tensors = finish_tensors(graph, builder, self.reasons, self.report.warnings)
@@ -233,6 +230,21 @@ class _Conversion:
         spec.state = self._state(spec)
         self._fail()
         return spec
+
+    def _recognise(self, nodes: list[Node], keep: set[str]) -> tuple[list[Node], list[str]]:
+        """Turn cells in elementary operators, step after step, into recurrent nodes."""
+        builder = self.builder
+        nodes = rewrite(nodes, builder, keep)
+        cut = cut_first(nodes, builder)
+        for tried in [cut, nodes] if cut != nodes else [nodes]:
+            fused, words = fuse(
+                tried, builder.tensors, builder.infos, builder.fresh, keep, builder.warnings
+            )
+            if words or tried is nodes:  # else nothing is won by cutting first
+                break
+        first = first_steps(fused, builder, keep)
+        joined, more = join_steps(first, builder, keep)
+        return joined, [*words, *more]
 
     def _state(self, spec: ModelSpec) -> tuple[tuple[str, str], ...]:
         if self.options.state is None:

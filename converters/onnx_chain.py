@@ -38,7 +38,7 @@ def join_steps(
     """
     current, words = list(nodes), list[str]()
     for _ in range(MAX_PASSES):
-        steps = _Steps(current, builder)
+        steps = Steps(current, builder)
         chain = next(steps.chains(keep), None)
         if chain is None:
             break
@@ -90,7 +90,7 @@ class _Piece:
     place: int
 
 
-class _Steps:
+class Steps:
     """The one-step nodes of a graph and how they follow one another."""
 
     def __init__(self, nodes: list[Node], builder: Builder) -> None:
@@ -290,7 +290,7 @@ class _Steps:
 class _Joiner:
     """Makes the one node of a chain and what hands its outputs on."""
 
-    steps: _Steps
+    steps: Steps
     chain: list[Node]
     made: list[Node] = field(default_factory=list)
 

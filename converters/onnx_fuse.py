@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters.affine import Affine, Bias, Forms
-from gruengine.converters.cell_match import Cell, match
+from gruengine.converters.cell_match import Cell, attributes, belongs, match
 from gruengine.converters.gates import TABLE
 from gruengine.converters.onnx_fold import live_nodes
 from gruengine.converters.shapes import UNKNOWN, Info, infer, of_array
@@ -129,6 +129,7 @@ class _Fuser:
         self.forms, self.tensors, self.infos, self.fresh = forms, tensors, infos, fresh
         self.warnings = warnings
         self.simple: set[str] = set()  # new h of what may be a simple RNN
+        self.recurrent: dict[str, Any] = {}  # their new h -> where the weights of h lie
         self.taken: set[str] = set()  # inputs that more than one cell uses
         self.places = {name: place for place, name in enumerate(infos)}
         self.packed: dict[Any, str] = {}
@@ -179,8 +180,13 @@ class _Fuser:
         fits = [name for name in names if sizes[name] == width]
         if cell.c_old:
             same = [n for n in fits if self.states.get(self._origin(n)) == self._origin(cell.c_old)]
+            same = same or [n for n in fits if belongs(n, cell.c_old, self.forms)]
             same = same or [n for n in fits if self._origin(n) == self._origin(cell.c_old)]
             fits = same or fits
+        known = self.recurrent.get(cell.h_new)
+        told = [t.source for t in form.terms if (t.weight, t.rows) == known and t.source in fits]
+        if cell.kind == "rnn" and len(told) == 1:
+            return told[0]
         if cell.kind == "rnn":
             own = [n for n in fits if self._is_own_state(n, form)]
             if not own and (cell.h_new not in self.simple or len(names) != 2):
@@ -223,10 +229,12 @@ class _Fuser:
                 cells[cell.h_new] = cell.gates["h"]
         carried = set(moved_out)
         for h_new, form in reversed(cells.items()):
-            for term in form.terms if h_new in carried else ():
-                before = cells.get(self._origin(term.source))
-                if before is not None and any(t.weight == term.weight for t in before.terms):
-                    carried.add(self._origin(term.source))
+            for term in form.terms:
+                origin, place = self._origin(term.source), (term.weight, term.rows)
+                before = cells.get(origin)
+                if before is not None and any((t.weight, t.rows) == place for t in before.terms):
+                    carried |= {h_new, origin}
+                    self.recurrent[h_new] = self.recurrent[origin] = place
         self.simple = carried & set(cells)
         for h_new in self.simple:
             taken += [self._origin(term.source) for term in cells[h_new].terms]
@@ -250,10 +258,12 @@ class _Fuser:
 
     def _same_rows(self, names: list[str], width: int, cell: Cell) -> bool:
         """Whether all have one row a sequence: a broadcast state is left alone."""
-        shapes = [self.infos.get(name, UNKNOWN).shape for name in names]
-        if any(shape is None or len(shape) != 2 for shape in shapes):
+        shapes = [self.infos.get(name, UNKNOWN).shape or () for name in names]
+        known = [shape[1:] if len(shape) == 3 and shape[0] == 1 else shape for shape in shapes]
+        if any(len(shape) != 2 for shape in known):
             return False
-        known = [shape for shape in shapes if shape is not None]
+        if len(names) > (3 if cell.c_old else 2) and any(len(shape) == 3 for shape in shapes):
+            return False
         state = known[-1][1] if cell.c_old else width
         fixed = {shape[0] for shape in known if isinstance(shape[0], int)}
         named = {shape[0] for shape in known if not isinstance(shape[0], int)}
@@ -346,7 +356,12 @@ class _Fuser:
             nodes.append(Node(op, tuple(inputs), (output,), attrs, title))
             return output
 
+        def is_wide(name: str) -> bool:
+            return self.infos.get(name, UNKNOWN).rank == 3
+
         def widen(name: str) -> str:
+            if is_wide(name):
+                return name
             return add("Unsqueeze", [name, zero], {}, self.fresh(f"{name}_step"))
 
         x = xs[0]
@@ -355,13 +370,14 @@ class _Fuser:
         inputs = [widen(x), *weights, "", widen(h)]
         if cell.c_old:
             inputs.append(widen(cell.c_old))
-        outputs = ["", self.fresh(f"{cell.h_new}_step")]
-        if cell.c_new:
-            outputs.append(self.fresh(f"{cell.c_new}_step"))
-        attrs = _attributes(cell, width)
+        outputs = [""]
+        for name in (cell.h_new, cell.c_new) if cell.c_new else (cell.h_new,):
+            outputs.append(name if is_wide(name) else self.fresh(f"{name}_step"))
+        attrs = attributes(cell, width)
         nodes.append(Node("Recurrent", tuple(inputs), tuple(outputs), attrs, title))
         for made, name in zip(outputs[1:], (cell.h_new, cell.c_new), strict=False):
-            add("Squeeze", [made, zero], {}, name)
+            if made != name:
+                add("Squeeze", [made, zero], {}, name)
         self._learn(nodes)
         return nodes
 
@@ -378,18 +394,3 @@ class _Fuser:
             self.packed["zero"] = self.fresh("axis_0")
             self._keep(self.packed["zero"], np.zeros(1, np.int64))
         return self.packed["zero"]
-
-
-def _attributes(cell: Cell, width: int) -> dict[str, Attr]:
-    attrs: dict[str, Attr] = {
-        "cell": cell.kind,
-        "hidden_size": width,
-        "direction": "forward",
-        "activations": [name for name, _, _ in cell.activations],
-        "activation_alpha": [alpha for _, alpha, _ in cell.activations],
-        "activation_beta": [beta for _, _, beta in cell.activations],
-    }
-    if cell.kind == "gru":
-        attrs["reset"] = "before" if cell.reset_source else "after"
-        attrs["update"] = cell.update
-    return attrs
