@@ -227,8 +227,10 @@ def test_merged_frames_and_rows_stream_one_row_only() -> None:
         (spec_of(DENSE, ("T", "N", O), direction="reverse"), "'rnn'.*backwards"),
         (spec_of([Node("ReduceMean", ("s",), ("y",), {"axes": [0]})], (1, "N", H)), "ReduceMean"),
         (spec_of([Node("Softmax", ("s",), ("y",), {"axis": 0})], ("T", "N", H)), "Softmax"),
+        # Which axes this removes depends on how many frames there are.
+        (spec_of([Node("Squeeze", ("Y",), ("y",))], ("T", "N", H)), "'y' has shape"),
     ],
-    ids=["reverse", "mean over time", "softmax over time"],
+    ids=["reverse", "mean over time", "softmax over time", "squeeze of any axis"],
 )
 def test_models_that_mix_frames_say_where(spec: ModelSpec, says: str) -> None:
     try:
