@@ -15,8 +15,8 @@ import numpy as np
 from gruengine.converters.affine import Affine, Forms
 from gruengine.converters.cell_match import Cell, attributes, match
 from gruengine.converters.gates import TABLE
-from gruengine.converters.onnx_chain import Steps
 from gruengine.converters.onnx_fold import Builder, live_nodes
+from gruengine.converters.onnx_steps import Steps, turned_axis
 from gruengine.converters.shapes import UNKNOWN, infer
 from gruengine.spec import Attr, Node
 
@@ -43,16 +43,25 @@ def cut_first(nodes: Sequence[Node], builder: Builder) -> list[Node]:
         cuts = users.get(name, [])
         if product is None or len(cuts) < 2 or not all(_is_cut(c, name, builder) for c in cuts):
             continue
+        x, weight, bias, turned = product
         for cut in cuts:
-            sunk[id(cut)] = _sunk(cut, *product, builder)
+            sunk[id(cut)] = [*turned, *_sunk(cut, x, weight, bias, builder)]
+            turned = []
     return [new for node in nodes for new in sunk.get(id(node), [node])]
 
 
 def _product(
     name: str, makers: Mapping[str, Node], builder: Builder
-) -> tuple[str, str, str] | None:
-    """Return X, W and b of a value X W + b of three axes; b may be absent."""
+) -> tuple[str, str, str, list[Node]] | None:
+    """Return X, W and b of a value X W + b of three axes, and what turns X around; or None."""
     node, bias = makers.get(name), ""
+    if node is not None and turned_axis(node, builder) in (0, 1):
+        inner = _product(node.inputs[0], makers, builder)
+        if inner is None or inner[3]:
+            return None
+        turned = Node("Slice", (inner[0], *node.inputs[1:]), (builder.fresh(f"{name}_x"),))
+        learn([turned], builder)
+        return turned.outputs[0], inner[1], inner[2], [turned]
     if node is not None and node.op == "Add":
         for product, other in (node.inputs, node.inputs[::-1]):
             array = builder.array(other)
@@ -62,9 +71,9 @@ def _product(
     if node is None or node.op != "MatMul" or builder.info(node.inputs[0]).rank != 3:
         return None
     weight = builder.array(node.inputs[1])
-    return (
-        (node.inputs[0], node.inputs[1], bias) if weight is not None and weight.ndim == 2 else None
-    )
+    if weight is None or weight.ndim != 2:
+        return None
+    return node.inputs[0], node.inputs[1], bias, []
 
 
 def _is_cut(node: Node, name: str, builder: Builder) -> bool:
