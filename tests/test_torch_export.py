@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,16 @@ def test_other_float_types(dtype: torch.dtype) -> None:
     model = gr.from_torch(module, x, **hints)
     want = module.float()(x.float()).detach().numpy()
     np.testing.assert_allclose(model(x.float().numpy()), want, rtol=0, atol=1e-6)
+
+
+def test_verify_beside_the_module(tmp_path: Path) -> None:
+    for name in ("step", "attention", "encoder_decoder"):
+        module, example = MODELS[name]
+        path = tmp_path / f"{name}.safetensors"
+        gr.from_torch(module, example).spec.save(path)
+        report = gr.verify(path, module)
+        assert report.passed
+        assert {check.against for check in report.checks} >= {"PyTorch"}
 
 
 # -- decisions by sizes ---------------------------------------------------------------------------
