@@ -234,6 +234,27 @@ void Stream::step(const void* const* inputs, void* const* outputs) {
   undo.done();
 }
 
+namespace {
+
+// The memory of a caller is cut by the ports of one step: a plan of more frames must agree.
+void check_ports(const std::vector<StepPort>& ports, const std::vector<size_t>& which,
+                 const std::vector<Value>& values, int64_t frames) {
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const Dims& dims = values[which[i]].dims;
+    bool equal = dims.size() == ports[i].dims.size();
+    for (size_t axis = 0; equal && axis < dims.size(); ++axis) {
+      const bool time = static_cast<int>(axis) == ports[i].time_axis;
+      equal = dims[axis] == (time ? frames : ports[i].dims[axis]);
+    }
+    if (!equal) {
+      throw Error(ErrorCode::kInternal, "'" + ports[i].name + "' has shape " + to_string(dims) +
+                                            " for " + std::to_string(frames) + " frames");
+    }
+  }
+}
+
+}  // namespace
+
 void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs) {
   const Guard guard(busy_);
   Undo undo(impl_->state.data(), impl_->saved.data(), impl_->state.size());
@@ -245,6 +266,8 @@ void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs
                                              : *std::find_if(std::begin(kTiles), std::end(kTiles),
                                                              [&](int64_t t) { return t <= left; });
     const Engine::Lease workspace(impl_->engine(), impl_->plan_of(tile));
+    check_ports(inputs_, impl_->ins, workspace->plan().inputs, tile);
+    check_ports(outputs_, impl_->outs, workspace->plan().outputs, tile);
     std::vector<std::vector<char>> staged_in(in.size()), staged_out(out.size());
     for (size_t i = 0; i < in.size(); ++i) {
       const StepPort& port = inputs_[i];
