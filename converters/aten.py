@@ -262,7 +262,8 @@ class Call:
         return self.emit("Squeeze", [value, self.integers_value(axes)]) if axes else value
 
     def unsqueeze(self, value: str, axes: Sequence[int]) -> str:
-        """Add axes of size 1."""
+        """Add axes of size 1; they are counted as they are afterwards."""
+        axes = list(axes)
         return self.emit("Unsqueeze", [value, self.integers_value(axes)]) if axes else value
 
     def cut(self, value: str, axis: int, start: Size, end: Size, step: int = 1) -> str:

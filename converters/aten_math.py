@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 
 from gruengine.converters.aten import Call, Refused, lower, widest
-from gruengine.reference_ops import OPS
 
 # -- arithmetic -----------------------------------------------------------------------------------
 
@@ -370,11 +369,3 @@ def _masked_fill(call: Call) -> str:
     dtype = call.out_dtype
     values = [call.operand("value", dtype), call.tensor("self", dtype)]
     return call.emit("Where", [call.tensor("mask"), *values])
-
-
-@lower("cumsum.default")
-def _cumsum(call: Call) -> str:
-    if "CumSum" not in OPS:
-        raise Refused("cumsum", "it is not run")
-    axis = call.number(call.axis(), "int64")
-    return call.emit("CumSum", [call.tensor("self", call.out_dtype), axis])

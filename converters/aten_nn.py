@@ -135,8 +135,32 @@ def _conv(call: Call) -> str:
     return call.squeeze(y, [0]) if single else y
 
 
+@lower("conv_transpose1d.default", "conv_transpose2d.input")
+def _conv_transpose_of(call: Call) -> str:
+    return _conv_transpose(call, call.rank("weight") - 2)
+
+
 def _conv_transpose(call: Call, n: int) -> str:
-    raise Refused(f"a transposed convolution over {n} axes", "it is not run")
+    w = call.shape("weight")
+    if n not in (1, 2) or not all(isinstance(size, int) for size in w):
+        raise Refused(f"a transposed convolution over {n} axes", "over 1 or 2 axes")
+    inputs = [call.tensor("input"), call.tensor("weight")]
+    if call.has("bias"):
+        inputs.append(call.tensor("bias"))
+    single = call.rank("input") == n + 1
+    if single:
+        inputs[0] = call.unsqueeze(inputs[0], [0])
+    y = call.emit(
+        "ConvTranspose",
+        inputs,
+        strides=call.integers("stride", n) or [1] * n,
+        dilations=call.integers("dilation", n) or [1] * n,
+        pads=(call.integers("padding", n) or [0] * n) * 2,
+        output_padding=call.integers("output_padding", n) or [0] * n,
+        kernel_shape=[int(size) for size in w[2:]],
+        group=call.integer("groups"),
+    )
+    return call.squeeze(y, [0]) if single else y
 
 
 def _pool(call: Call, op: str, n: int, kernel: list[int], attrs: dict[str, Any]) -> str:

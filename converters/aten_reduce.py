@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from gruengine.converters.aten import Call, Refused, lower
-from gruengine.reference_ops import OPS
 
 _REDUCE = {
     "mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin",
@@ -36,16 +35,12 @@ def _reduced(call: Call, op: str, x: str, axes: list[int], keep: int) -> str:
 
 def _place(call: Call, name: str, axes: list[int], keep: int) -> str:
     op = "ArgMax" if name == "max" else "ArgMin"
-    if op in OPS and axes:
-        return call.emit(op, [call.tensor()], axis=axes[0], keepdims=keep)
-    return str(call.context.cache["refuse"](call, "the place of a maximum", "its value is run"))
+    return call.emit(op, [call.tensor()], axis=axes[0], keepdims=keep)
 
 
 @lower("argmax.default", "argmin.default")
 def _arg(call: Call) -> str:
     op = "ArgMax" if "argmax" in str(call.node.target) else "ArgMin"
-    if op not in OPS:
-        raise Refused(op.lower(), "it is not run")
     keep = int(bool(call.args.get("keepdim")))
     if call.has("dim"):
         return call.emit(op, [call.tensor()], axis=call.axis(), keepdims=keep)
@@ -109,6 +104,23 @@ def _norm(call: Call) -> str:
         op = "ReduceMax" if order > 0 else "ReduceMin"
         return _reduced(call, op, call.emit("Abs", [x]), call.axes(), keep)
     raise Refused(f"a norm of order {order}", "1, 2 and infinity are run")
+
+
+@lower("cumsum.default")
+def _cumsum(call: Call) -> str:
+    axis = call.number(call.axis(), "int64")
+    return call.emit("CumSum", [call.tensor("self", call.out_dtype), axis])
+
+
+@lower("topk.default", "sort.default", "sort.stable")
+def _topk(call: Call) -> list[str]:
+    axis = call.axis()
+    if "topk" in str(call.node.target):
+        count, largest = call.size("k"), int(bool(call.args.get("largest", True)))
+    else:
+        count, largest = call.shape("self")[axis], int(bool(call.args.get("descending")))
+    inputs = [call.tensor(), call.context.sizes.vector([count])]
+    return call.emit_all("TopK", inputs, 2, {"axis": axis, "largest": largest, "sorted": 1})
 
 
 @lower("logsumexp.default")

@@ -226,7 +226,55 @@ def _embedding(call: Call) -> str:
 
 @lower("gather.default")
 def _gather(call: Call) -> str:
-    raise Refused("gather", "index_select, embedding and x[rows, columns] are run")
+    """Turn the places along one axis into places in the flat tensor."""
+    axis, shape, places = call.axis(), call.shape("self"), call.shape("index")
+    scalar = call.context.sizes.scalar
+    total = ""
+    for other in range(len(shape)):
+        if other == axis:
+            term = call.tensor("index", "int64")
+        else:
+            term = call.unsqueeze(call.range(0, places[other], 1), range(1, len(shape) - other))
+        stride = math.prod(shape[other + 1 :])
+        if stride != 1:
+            term = call.emit("Mul", [term, scalar(stride)])
+        total = call.emit("Add", [total, term]) if total else term
+    whole = call.reshape(call.tensor(), shape, [math.prod(shape)])
+    return call.emit("Gather", [whole, total], axis=0)
+
+
+@lower("index_put.default")
+def _index_put(call: Call) -> str:
+    """Write at integer places of the leading axes, or one number where a mask is true."""
+    given = list(call.args["indices"])
+    x, dtype = call.tensor(), call.out_dtype
+    if call.args.get("accumulate") or any(one is None for one in given):
+        raise Refused("a sum, or axes left out, in what is written", "places of leading axes")
+    kinds = {call.type_of(one.meta["val"].dtype) for one in given}
+    if kinds == {"bool"} and len(given) == 1 and math.prod(call.shape("values")) == 1:
+        mask = call.given(given[0])
+        rank = len(sizes_of(given[0].meta["val"]))
+        mask = call.unsqueeze(mask, range(rank, call.rank()))
+        value = call.reshape(call.tensor("values", dtype), call.shape("values"), [1])
+        return call.emit("Where", [mask, value, x])
+    if "bool" in kinds:
+        raise Refused("several values at a mask", "one number, or places as integers")
+    shapes = [sizes_of(one.meta["val"]) for one in given]
+    widest = max(shapes, key=len)
+    full = _broadcast(shapes, len(widest))
+    columns = [
+        call.unsqueeze(call.expand(call.given(one, "int64"), size, full), [len(full)])
+        for one, size in zip(given, shapes, strict=True)
+    ]
+    places = call.concat(columns, len(full))
+    rows = [*full, *call.shape("self")[len(given) :]]
+    values = call.expand(call.tensor("values", dtype), call.shape("values"), rows)
+    return call.emit("ScatterND", [x, places, values])
+
+
+def _broadcast(shapes: list[tuple[Size, ...]], rank: int) -> list[Size]:
+    padded = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
+    return [next((one for one in column if one != 1), 1) for column in zip(*padded, strict=True)]
 
 
 @lower("index.Tensor")

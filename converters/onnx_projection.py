@@ -72,20 +72,24 @@ def _cells(nodes: Sequence[Node], forms: Forms, keep: set[str]) -> list[_Project
         for name in node.inputs:
             users.setdefault(name, []).append(node)
     found = []
+    fed: set[str] = set()  # what goes into gates as it is, so not through a projection
     for node in nodes:
         using = users.get(node.outputs[0], []) if node.outputs else []
-        if node.op != "Mul" or len(using) != 1 or node.outputs[0] in keep:
+        cell = match(node, forms) if node.op == "Mul" else None
+        if cell is None or cell.kind != "lstm":
+            continue
+        fed.update(source for gate in cell.gates.values() for source in gate.sources)
+        if len(using) != 1 or node.outputs[0] in keep:
             continue
         product = using[0]
         form = forms.affine.get(product.outputs[0])
-        cell = match(node, forms) if form is not None and not form.biases else None
-        if cell is None or form is None or cell.kind != "lstm" or len(form.terms) != 1:
+        if form is None or form.biases or len(form.terms) != 1:
             continue
         term = form.terms[0]
         if term.source != node.outputs[0] or product.op not in ("MatMul", "Gemm"):
             continue
         found.append(_Projected(cell, product, term.weight, term.transposed, form.width))
-    return found
+    return [one for one in found if one.cell.h_new not in fed]
 
 
 def _recurrent_places(found: list[_Projected], forms: Forms, fuser: _Fuser) -> dict[str, Place]:

@@ -65,6 +65,21 @@ class Comparison:
             ports = self.spec.graph.outputs
             return Parity(inputs, {p.name: _in_type(outputs[p.name], p.dtype) for p in ports})
 
+    def arguments(self) -> list[Any] | None:
+        """Return how the forward is called, as JSON: names of inputs stand for tensors.
+
+        None where an argument is no JSON, or where states in buffers are among the inputs.
+        """
+        names = {place: name for name, place in self.places.items()}
+        if len(names) < len(self.spec.graph.inputs):
+            return None
+        leaves = [
+            {"input": names[place]} if place in names else leaf
+            for place, leaf in enumerate(self.leaves)
+        ]
+        tree = _as_json((self.traced.args, self.traced.kwargs), iter(leaves))
+        return None if tree is _NO_JSON else list(tree)
+
     def _inputs(self, leaves: list[Any], sizes: Mapping[str, int]) -> dict[str, Array]:
         """Return the inputs of the graph; states in buffers begin with zeros."""
         inputs = {name: _numpy(leaves[place]) for name, place in self.places.items()}
@@ -183,6 +198,22 @@ class Comparison:
         tensors = [one for one in results if isinstance(one, torch.Tensor)]
         # States in buffers come first among the outputs; the module does not return them.
         return [None] * written + tensors
+
+
+_NO_JSON = object()
+
+
+def _as_json(tree: Any, leaves: Iterator[Any]) -> Any:
+    """Return a tree of tuples, lists and dicts with its leaves exchanged."""
+    if type(tree) in (tuple, list):
+        values = [_as_json(one, leaves) for one in tree]
+        return _NO_JSON if any(one is _NO_JSON for one in values) else values
+    if type(tree) is dict:
+        pairs = {key: _as_json(one, leaves) for key, one in tree.items()}
+        plain = all(isinstance(key, str) for key in pairs)
+        return pairs if plain and all(one is not _NO_JSON for one in pairs.values()) else _NO_JSON
+    leaf = next(leaves)
+    return leaf if leaf is None or isinstance(leaf, (bool, int, float, str, dict)) else _NO_JSON
 
 
 def _numpy(tensor: Any) -> Array:

@@ -96,6 +96,9 @@ def read_exported(
     if note:
         program.report.warnings.append(note)
     spec.parity = comparison.sample()
+    arguments = comparison.arguments()
+    if arguments is not None:
+        spec.provenance["arguments"] = arguments
     return spec, program.report
 
 

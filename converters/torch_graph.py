@@ -19,7 +19,11 @@ from gruengine.converters.torch_layers import (
     Layer,
     Linear,
     Norm,
+    Overall,
     Rnn,
+    Slope,
+    Window,
+    second_axis,
     sizes,
 )
 from gruengine.spec import Attr, Dim, Graph, ModelSpec, Node, Port
@@ -62,13 +66,19 @@ class _Builder(GraphParts):
         return ModelSpec(graph, self.tensors, tuple(self.state))
 
     def _input_dims(self) -> tuple[Dim, ...]:
+        window = next((one for one in self.layers if isinstance(one, (Window, Overall))), None)
         rnn = next((layer for layer in self.layers if isinstance(layer, Rnn)), None)
         embedded = bool(self.layers) and isinstance(self.layers[0], Embedding)
         known = next((sizes(one)[0] for one in self.layers if sizes(one)[0] is not None), None)
         features: tuple[Dim, ...] = () if embedded else ("I" if known is None else known,)
+        if window is not None:
+            return ("N", *(features or ("C",)), *(("L",) if window.n == 1 else ("H", "W")))
         if rnn is None:
             return ("N", *features)
-        return ("N", "T", *features) if rnn.batch_first else ("T", "N", *features)
+        # What acts on the second axis has one number for each of its places.
+        second = next((size for one in self.layers for size in second_axis(one)), None)
+        first, other = ("N", "T") if rnn.batch_first else ("T", "N")
+        return (first, other if second is None else second, *features)
 
     def _finish(self) -> None:
         """Name the last value ``y``, in torch's layout."""
@@ -114,30 +124,80 @@ class _Builder(GraphParts):
                 others.append(self.tensor(layer.where, "bias", layer.bias))
             self._apply(layer.where, "LayerNormalization", *others, axis=-1, epsilon=layer.eps)
         elif isinstance(layer, Affine):
-            self._apply(layer.where, "Mul", self.tensor(layer.where, "scale", layer.scale))
-            self._apply(layer.where, "Add", self.tensor(layer.where, "shift", layer.shift))
+            self._apply(layer.where, "Mul", self._along(layer, "scale", layer.scale))
+            self._apply(layer.where, "Add", self._along(layer, "shift", layer.shift))
+        elif isinstance(layer, Slope):
+            self._apply(layer.where, "PRelu", self._along(layer, "weight", layer.weight))
+        elif isinstance(layer, Window):
+            self._window(layer)
+        elif isinstance(layer, Overall):
+            axes = self.ints(layer.where, "axes", [axis - layer.n for axis in range(layer.n)])
+            self._apply(layer.where, layer.op, axes, keepdims=1)
+            self.dims = (*self.dims[: -layer.n], *[1] * layer.n)
         elif isinstance(layer, Activation):
             self._activation(layer)
         else:
             self._flatten(layer)
-        if given is not None:
+        if given is not None and isinstance(layer, (Rnn, Cell, Embedding, Linear)):
             self.dims = (*self.dims[:-1], given)
 
+    def _along(self, layer: Affine | Slope, what: str, array: Array) -> str:
+        """Return a constant of one number for each feature, or each place of the second axis."""
+        if layer.axis == -1:
+            return self.tensor(layer.where, what, array)
+        self._arrange(False)
+        behind = max(len(self.dims) - 2, 0) if array.size > 1 else 0
+        return self.tensor(layer.where, what, array.reshape(-1, *[1] * behind))
+
+    def _window(self, layer: Window) -> None:
+        n = layer.n
+        if layer.before:
+            pads = [0, 0, *layer.before[:n], 0, 0, *layer.before[n:]]
+            others = [self.ints(layer.where, "pads", pads)]
+            if layer.pad_mode == "constant":
+                others.append(self.scalar(layer.where, "value", layer.pad_value))
+            self._apply(layer.where, "Pad", *others, mode=layer.pad_mode)
+        if layer.op != "Pad":
+            arrays = {"weight": layer.weight, "bias": layer.bias}
+            others = [self.tensor(layer.where, k, a) for k, a in arrays.items() if a is not None]
+            self._apply(layer.where, layer.op, *others, **layer.attrs)
+        channels = self.dims[1] if layer.weight is None else layer.weight.shape[0]
+        names = [f"{layer.where or 'y'}_{axis}" for axis in range(n)]
+        self.dims = (self.dims[0], channels, *names)
+
     def _flatten(self, layer: Flatten) -> None:
-        if len(self.dims) == 2:
+        rank = len(self.dims)
+        start, end = layer.start % rank, layer.end % rank
+        if start == end:
             return
         self._arrange(False)
-        self._apply(layer.where, "Reshape", self.ints(layer.where, "shape", [0, -1]))
-        self.dims = (self.dims[0], f"{self.dims[1]}*{self.dims[2]}")
+        behind = self.dims[end + 1 :]
+        # One size may stay open: the axes as one, or what is behind them.
+        shape = [0] * start + [-1] + [size if isinstance(size, int) else -2 for size in behind]
+        if -2 in shape:
+            self._flatten_free(layer, start, end)
+        else:
+            self._apply(layer.where, "Reshape", self.ints(layer.where, "shape", shape))
+        merged = "*".join(str(size) for size in self.dims[start : end + 1])
+        self.dims = (*self.dims[:start], merged, *behind)
+
+    def _flatten_free(self, layer: Flatten, start: int, end: int) -> None:
+        """Move the axes to the end, where they can be joined, and the joined axis back."""
+        rank = len(self.dims)
+        rest = [axis for axis in range(rank) if not start <= axis <= end]
+        self._apply(layer.where, "Transpose", perm=[*rest, *range(start, end + 1)])
+        shape = self.ints(layer.where, "shape", [*[0] * len(rest), -1])
+        self._apply(layer.where, "Reshape", shape)
+        perm = [*range(start), len(rest), *range(start, len(rest))]
+        self._apply(layer.where, "Transpose", perm=perm)
 
     def _activation(self, layer: Activation) -> None:
         where, x = layer.where, self.value
-        if layer.op == "Gelu":
-            self._apply(where, "Mul", self.scalar(where, "root", 1 / np.sqrt(2.0)))
-            self._apply(where, "Erf")
-            self._apply(where, "Add", self.scalar(where, "one", 1.0))
-            self._apply(where, "Mul", x)
-            self._apply(where, "Mul", self.scalar(where, "half", 0.5))
+        if layer.op == "Clip":
+            bounds = [self.scalar(where, key, layer.attrs[key]) for key in ("min", "max")]
+            self._apply(where, "Clip", *bounds)
+        elif layer.op in ("Mish", "LogSigmoid", "Tanhshrink", "Selu", "Celu"):
+            self._composed(layer, x)
         elif layer.op == "Silu":
             self._apply(where, "Sigmoid")
             self._apply(where, "Mul", x)
@@ -149,6 +209,28 @@ class _Builder(GraphParts):
         else:
             attrs = {} if layer.op == "Softplus" else dict(layer.attrs)
             self._apply(where, layer.op, **attrs)
+
+    def _composed(self, layer: Activation, x: str) -> None:
+        where = layer.where
+        if layer.op == "Mish":
+            self._apply(where, "Softplus")
+            self._apply(where, "Tanh")
+            self._apply(where, "Mul", x)
+        elif layer.op == "LogSigmoid":
+            self._apply(where, "Neg")
+            self._apply(where, "Softplus")
+            self._apply(where, "Neg")
+        elif layer.op == "Tanhshrink":
+            tanh = self.node(where, "Tanh", (x,), {})
+            self._apply(where, "Sub", tanh)
+        elif layer.op == "Selu":
+            self._apply(where, "Elu", alpha=1.6732632423543772)
+            self._apply(where, "Mul", self.scalar(where, "scale", 1.0507009873554805))
+        else:
+            alpha = self.scalar(where, "alpha", layer.attrs["alpha"])
+            self._apply(where, "Div", alpha)
+            self._apply(where, "Elu", alpha=1.0)
+            self._apply(where, "Mul", alpha)
 
     # -- recurrent layers -------------------------------------------------------------------------
 

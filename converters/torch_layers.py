@@ -84,11 +84,56 @@ class Norm:
 
 @dataclass(frozen=True)
 class Affine:
-    """``x * scale + shift`` per feature: ``nn.BatchNorm1d`` after training."""
+    """``x * scale + shift`` per feature: ``nn.BatchNorm1d`` after training.
+
+    ``axis`` is where the features are: -1, or 1 where an input of three axes or more is normed.
+    """
 
     where: str
     scale: Array
     shift: Array
+    axis: int = -1
+
+
+@dataclass(frozen=True)
+class Slope:
+    """``nn.PReLU``: ``weight [1]``, or one number for each place of the second axis.
+
+    ``axis`` is -1 where the second axis is the last one, else 1.
+    """
+
+    where: str
+    weight: Array
+    axis: int = -1
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution or pool of ``[N, C, ...]`` over ``n`` axes: ``nn.Conv1d``, ``nn.MaxPool2d``.
+
+    op : ``"Conv"``, ``"MaxPool"``, ``"AveragePool"``, or ``"Pad"`` alone
+    attrs : of the operator, kernel_shape, strides, dilations and pads of each axis
+    pad_mode : ``"reflect"``, ``"edge"`` or ``"constant"`` of ``before``, the pads put on first
+    """
+
+    where: str
+    op: str
+    n: int
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    weight: Array | None = None
+    bias: Array | None = None
+    before: tuple[int, ...] = ()
+    pad_mode: str = "constant"
+    pad_value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Overall:
+    """``nn.AdaptiveAvgPool1d(1)`` and the like: one value for each channel, axes kept."""
+
+    where: str
+    op: str
+    n: int
 
 
 @dataclass(frozen=True)
@@ -102,12 +147,26 @@ class Activation:
 
 @dataclass(frozen=True)
 class Flatten:
-    """``nn.Flatten(1)``."""
+    """``nn.Flatten``: the axes from ``start`` to ``end`` (both in) as one."""
 
     where: str
+    start: int = 1
+    end: int = -1
 
 
-Layer = Rnn | Cell | Embedding | Linear | Norm | Affine | Activation | Flatten
+Layer = (
+    Rnn
+    | Cell
+    | Embedding
+    | Linear
+    | Norm
+    | Affine
+    | Slope
+    | Window
+    | Overall
+    | Activation
+    | Flatten
+)
 
 
 def sizes(layer: Layer) -> tuple[int | None, int | None]:
@@ -122,9 +181,20 @@ def sizes(layer: Layer) -> tuple[int | None, int | None]:
         return None, layer.weight.shape[1]
     if isinstance(layer, Linear):
         return layer.weight.shape[1], layer.weight.shape[0]
+    if isinstance(layer, Window) and layer.weight is not None:
+        return layer.weight.shape[1] * int(layer.attrs["group"]), layer.weight.shape[0]
     if isinstance(layer, (Norm, Affine)):
         return layer.scale.shape[0], layer.scale.shape[0]
     return None, None
+
+
+def second_axis(layer: Layer) -> tuple[int, ...]:
+    """Return the size of the second axis if a layer that is no convolution fixes it."""
+    if isinstance(layer, Affine) and layer.axis == 1:
+        return (layer.scale.size,)
+    if isinstance(layer, Slope) and layer.axis == 1 and layer.weight.size > 1:
+        return (layer.weight.size,)
+    return ()
 
 
 def words(layer: Rnn | Cell) -> str:

@@ -78,6 +78,10 @@ def trace(
     ------
     TraceError
     """
+    import torch
+
+    if not hasattr(torch.export, "default_decompositions"):
+        raise TraceError([Reason("", f"torch {torch.__version__}", "torch 2.6 or newer")], True)
     failure: Exception | None = None
     for oblivious in (True, False) if shapes is not None else (False,):
         mode = _mode()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters.base import Options, Reason
+from gruengine.converters.torch_chain import check
 from gruengine.converters.torch_layers import (
     Activation,
     Cell,
@@ -23,12 +24,13 @@ from gruengine.converters.torch_layers import (
     Linear,
     Norm,
     Rnn,
-    sizes,
+    Slope,
 )
 from gruengine.converters.torch_rnn import read_direction
 from gruengine.converters.torch_rnn import read_layers as read_rnn
 from gruengine.converters.torch_state import batch_norm
 from gruengine.converters.torch_weights import Weights
+from gruengine.converters.torch_windows import WINDOWS, WindowError, read_window
 
 Array = np.ndarray[Any, Any]
 
@@ -60,9 +62,7 @@ def read_tree(
 ) -> list[Layer]:
     """Return the layers of a module; reasons and warnings are added."""
     reader = _TreeReader(options, reasons, warnings)
-    layers = reader.layers(view)
-    reader.check(layers)
-    return layers
+    return check(reader.layers(view), reader.softmaxes, reasons)
 
 
 class _TreeReader:
@@ -71,7 +71,6 @@ class _TreeReader:
         self.reasons = reasons
         self.warnings = warnings
         self.softmaxes: list[tuple[Activation, Any]] = []
-        self.batch_norms: set[str] = set()
 
     def refuse(self, view: ModuleView, what: str, why: str) -> None:
         """Add a reason at a module."""
@@ -104,49 +103,6 @@ class _TreeReader:
         )
         layer = reader(self, view, weights)
         return [] if layer is None else [layer]
-
-    def check(self, layers: list[Layer]) -> None:
-        """Check the chain: sizes, ranks, one layout."""
-        layouts = {layer.batch_first for layer in layers if isinstance(layer, Rnn)}
-        if len(layouts) > 1:
-            self.reasons.append(Reason("", "batch_first of both kinds", "one layout for all"))
-        sequence = bool(layouts)
-        if sequence and any(isinstance(layer, Cell) for layer in layers):
-            self.reasons.append(Reason("", "cells among sequence modules", "one kind of them"))
-        size: int | None = None
-        rank = 3 if sequence else 2
-        for index, layer in enumerate(layers):
-            takes, gives = sizes(layer)
-            if isinstance(layer, Embedding) and index:
-                self.reasons.append(
-                    Reason(layer.where, "an Embedding after other modules", "one at the beginning")
-                )
-            elif size is not None and takes is not None and takes != size:
-                self.reasons.append(
-                    Reason(layer.where, f"{takes} features after {size}", "equal sizes")
-                )
-            if isinstance(layer, Rnn) and rank != 3:
-                self.reasons.append(Reason(layer.where, "a matrix as input", "a sequence"))
-            self._check_rank(layer, rank)
-            if isinstance(layer, Flatten):
-                size = size if rank == 2 else None
-                rank = 2
-            size = gives if gives is not None else size
-
-    def _check_rank(self, layer: Layer, rank: int) -> None:
-        if layer.where in self.batch_norms and rank == 3:
-            self.reasons.append(
-                Reason(
-                    layer.where,
-                    "BatchNorm1d on a sequence",
-                    "on a matrix: it norms the second axis",
-                )
-            )
-        for softmax, axis in self.softmaxes:
-            if softmax is layer and axis not in (-1, rank - 1) and (axis is not None or rank != 2):
-                self.reasons.append(
-                    Reason(layer.where, f"{layer.op} of dim {axis}", "the last axis, dim=-1")
-                )
 
 
 _TRAINING = "the module is in training mode: it was converted as after model.eval()"
@@ -291,14 +247,45 @@ def _batch_norm(reader: _TreeReader, view: ModuleView, weights: Weights) -> Laye
     if len(found) < len(values) or len({array.shape for array in found.values()}) > 1:
         reader.refuse(view, "weights of different sizes", "[F] each")
         return None
-    reader.batch_norms.add(view.path)
     return batch_norm(view.path, found, _float(reader, view, "eps", 1e-5))
 
 
 def _flatten(reader: _TreeReader, view: ModuleView, weights: Weights) -> Layer | None:
-    if view.attrs.get("start_dim", 1) != 1 or view.attrs.get("end_dim", -1) != -1:
-        reader.refuse(view, "Flatten of other axes", "start_dim=1, end_dim=-1")
-    return Flatten(view.path)
+    start, end = view.attrs.get("start_dim", 1), view.attrs.get("end_dim", -1)
+    if type(start) is not int or type(end) is not int or not -4 <= start <= 4 or not -4 <= end <= 4:
+        reader.refuse(view, f"Flatten from {start!r:.40} to {end!r:.40}", "axes of the input")
+        return None
+    return Flatten(view.path, start, end)
+
+
+def _prelu(reader: _TreeReader, view: ModuleView, weights: Weights) -> Layer | None:
+    _only(reader, view, weights, {"weight"})
+    weight = _needed(reader, view, weights, "weight", 1)
+    return None if weight is None else Slope(view.path, weight)
+
+
+def _clip(reader: _TreeReader, view: ModuleView, weights: Weights) -> Layer | None:
+    low, high = 0.0, 6.0
+    if view.name == "Hardtanh":
+        low = _float(reader, view, "min_val", -1.0)
+        high = _float(reader, view, "max_val", 1.0)
+    return Activation(view.path, "Clip", {"min": low, "max": high})
+
+
+def _window(reader: _TreeReader, view: ModuleView, weights: Weights) -> Layer | None:
+    _only(reader, view, weights, {"weight", "bias"} if view.name.startswith("Conv") else set())
+    try:
+        if not view.name.startswith("Conv"):
+            return read_window(view.path, view.name, view.attrs, None, None)
+        n = int(view.name[4])
+        weight = _needed(reader, view, weights, "weight", n + 2)
+        bias = _array(reader, view, weights, "bias", 1)
+        if weight is None:
+            return None
+        return read_window(view.path, view.name, view.attrs, weight, bias)
+    except WindowError as error:
+        reader.refuse(view, error.what, error.why)
+        return None
 
 
 def _activation(reader: _TreeReader, view: ModuleView, weights: Weights) -> Layer | None:
@@ -314,8 +301,10 @@ def _activation(reader: _TreeReader, view: ModuleView, weights: Weights) -> Laye
         # From 20 on, x and log(1 + exp(x)) are the same float32.
         if _float(reader, view, "threshold", 20.0) < 20 or attrs["beta"] <= 0:
             reader.refuse(view, "Softplus parameters", "beta > 0 and threshold >= 20")
-    if op == "Gelu" and view.attrs.get("approximate", "none") != "none":
-        reader.refuse(view, f"approximate {view.attrs['approximate']!r}", "'none'")
+    if op == "Gelu":
+        attrs = {"approximate": str(view.attrs.get("approximate", "none"))}
+        if attrs["approximate"] not in ("none", "tanh"):
+            reader.refuse(view, f"approximate {attrs['approximate']!r:.40}", "'none' or 'tanh'")
     return Activation(view.path, op, attrs)
 
 
@@ -340,6 +329,12 @@ _ACTIVATIONS: dict[str, tuple[str, str, float]] = {
     "Softsign": ("Softsign", "", 0.0),
     "GELU": ("Gelu", "", 0.0),
     "SiLU": ("Silu", "", 0.0),
+    "Mish": ("Mish", "", 0.0),
+    "Hardswish": ("HardSwish", "", 0.0),
+    "LogSigmoid": ("LogSigmoid", "", 0.0),
+    "Tanhshrink": ("Tanhshrink", "", 0.0),
+    "SELU": ("Selu", "", 0.0),
+    "CELU": ("Celu", "alpha", 1.0),
 }
 
 _Reader = Callable[[_TreeReader, ModuleView, Weights], "Layer | None"]
@@ -349,8 +344,11 @@ _READERS: dict[str, _Reader] = {
     "torch.nn.modules.sparse.Embedding": _embedding,
     "torch.nn.modules.linear.Linear": _linear,
     "torch.nn.modules.normalization.LayerNorm": _layer_norm,
-    "torch.nn.modules.batchnorm.BatchNorm1d": _batch_norm,
+    **{f"torch.nn.modules.batchnorm.BatchNorm{n}d": _batch_norm for n in (1, 2)},
     "torch.nn.modules.flatten.Flatten": _flatten,
+    **{f"torch.nn.modules.{place}.{name}": _window for name, place in WINDOWS.items()},
+    **{f"torch.nn.modules.activation.{name}": _clip for name in ("ReLU6", "Hardtanh")},
+    "torch.nn.modules.activation.PReLU": _prelu,
     **{f"torch.nn.modules.activation.{name}": _activation for name in _ACTIVATIONS},
     **{f"torch.nn.modules.activation.{name}": _softmax for name in ("Softmax", "LogSoftmax")},
 }
@@ -358,5 +356,7 @@ _SKIPPED = (
     "torch.nn.modules.linear.Identity",
     "torch.nn.modules.dropout.Dropout",
     "torch.nn.modules.dropout.Dropout1d",
+    "torch.nn.modules.dropout.Dropout2d",
+    "torch.nn.modules.dropout.FeatureAlphaDropout",
     "torch.nn.modules.dropout.AlphaDropout",
 )

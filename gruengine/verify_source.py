@@ -101,26 +101,49 @@ def _run_onnx(
 def _run_module(module: Any, spec: ModelSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
     import torch
 
-    args = [torch.from_numpy(np.array(inputs[port.name])) for port in spec.graph.inputs]
-    if isinstance(module, torch.nn.LSTMCell):
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
+    args: list[Any] = [tensors[port.name] for port in spec.graph.inputs]
+    kwargs: dict[str, Any] = {}
+    if "arguments" in spec.provenance:
+        try:
+            args, kwargs = (_arguments(part, tensors) for part in spec.provenance["arguments"])
+        except (KeyError, TypeError, ValueError):
+            raise InvalidInputError(
+                "the arguments in the model's provenance do not fit its inputs"
+            ) from None
+    elif isinstance(module, torch.nn.LSTMCell):
         args = [args[0], tuple(args[1:])]
-    training = module.training
+    training = [(one, one.training) for one in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
-            values = _flatten(module(*args))
+            values = _flatten(module(*args, **kwargs))
     finally:
-        module.train(training)
+        for one, flag in training:
+            one.training = flag
     names = [port.name for port in spec.graph.outputs]
     if len(values) < len(names):
         raise InvalidInputError(f"the module gives {len(values)} outputs; the model {len(names)}")
     return {name: value.numpy() for name, value in zip(names, values, strict=False)}
 
 
+def _arguments(tree: Any, tensors: Mapping[str, Any]) -> Any:
+    """Put tensors where the conversion has written names of inputs."""
+    if isinstance(tree, list):
+        return tuple(_arguments(one, tensors) for one in tree)
+    if isinstance(tree, dict):
+        if set(tree) == {"input"}:
+            return tensors[tree["input"]]
+        return {name: _arguments(one, tensors) for name, one in tree.items()}
+    return tree
+
+
 def _flatten(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
     if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in _flatten(item)]
-    return [value]
+    return [] if value is None else [value]
 
 
 def _run_again(

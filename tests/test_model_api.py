@@ -25,7 +25,11 @@ def rnn_attrs(**more: Any) -> dict[str, Any]:
 
 
 def spec_of(
-    nodes: list[Node], out: tuple[int | str, ...], shape: tuple[int, ...] = (), **attrs: Any
+    nodes: list[Node],
+    out: tuple[int | str, ...],
+    shape: tuple[int, ...] = (),
+    dtype: str = "float32",
+    **attrs: Any,
 ) -> ModelSpec:
     """A recurrence over ``x`` [T, N, 3] whose output ``Y`` goes through ``nodes`` to ``y``."""
     rng = np.random.default_rng(0)
@@ -36,12 +40,14 @@ def spec_of(
         "b": np.ones(O, np.float32),
         "axis": np.array([1]),
         "shape": np.array(shape, np.int64),
+        "zero": np.array(0),
+        "one": np.array(1),
     }
     head = [
         Node("Recurrent", ("x", "W", "R"), ("Y",), rnn_attrs(**attrs), "rnn"),
         Node("Squeeze", ("Y", "axis"), ("s",)),
     ]
-    graph = Graph([Port("x", "float32", ("T", "N", I))], [Port("y", "float32", out)], head + nodes)
+    graph = Graph([Port("x", "float32", ("T", "N", I))], [Port("y", dtype, out)], head + nodes)
     return ModelSpec(graph, tensors)
 
 
@@ -206,6 +212,11 @@ def test_integers_are_not_made_of_floats() -> None:
 
 # -- streaming ------------------------------------------------------------------------------------
 
+COUNT = [
+    Node("Shape", ("x",), ("sizes",)),
+    Node("Gather", ("sizes", "zero"), ("count",), {"axis": 0}),
+    Node("Range", ("zero", "count", "one"), ("y",)),
+]
 MERGED = [Node("Reshape", ("s", "shape"), ("f",)), Node("MatMul", ("f", "D"), ("y",))]
 
 
@@ -227,8 +238,19 @@ def test_merged_frames_and_rows_stream_one_row_only() -> None:
         (spec_of(DENSE, ("T", "N", O), direction="reverse"), "'rnn'.*backwards"),
         (spec_of([Node("ReduceMean", ("s",), ("y",), {"axes": [0]})], (1, "N", H)), "ReduceMean"),
         (spec_of([Node("Softmax", ("s",), ("y",), {"axis": 0})], ("T", "N", H)), "Softmax"),
+        (spec_of([Node("Shape", ("x",), ("y",))], (3,), dtype="int64"), "output 'y'"),
+        (spec_of(COUNT, ("T",), dtype="int64"), "output 'y'"),
+        # Which axes this removes depends on how many frames there are.
+        (spec_of([Node("Squeeze", ("Y",), ("y",))], ("T", "N", H)), "'y' has shape"),
     ],
-    ids=["reverse", "mean over time", "softmax over time"],
+    ids=[
+        "reverse",
+        "mean over time",
+        "softmax over time",
+        "shape",
+        "range",
+        "squeeze of any axis",
+    ],
 )
 def test_models_that_mix_frames_say_where(spec: ModelSpec, says: str) -> None:
     try:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tolerances import TORCH_MODULE, relative_error
 from torch.utils import _pytree
-from torch_export_cases import CASES
+from torch_export_modules import CASES
 
 import gruengine as gr
 

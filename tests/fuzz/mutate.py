@@ -248,7 +248,7 @@ def main() -> int:
         work(options.folder, options.seed, options.start, options.count)
         return 0
     if options.keep:
-        import seeds
+        from fuzz import seeds
 
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.folder or Path(temporary)

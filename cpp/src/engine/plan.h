@@ -37,6 +37,10 @@ struct SlotInfo {
 };
 
 struct Plan {
+  struct Shape {
+    Time time;
+    Dims dims;
+  };
   struct Step {
     std::function<void(const Frame&)> run;
   };
@@ -55,11 +59,11 @@ struct Plan {
   int64_t arena_bytes = 0;
   std::string failed_node;  // why frames cannot be streamed: the first reason met
   std::string failed_why;
-  std::map<std::string, std::vector<Time>> times;  // of every value, by name, in order
-  bool may_fail = false;                           // an operator may refuse the values of integers
-  int carried = 0;                                 // recurrent nodes whose state lives in the block
-  int recurrent = 0;                               // all recurrent nodes
-  int over_time = 0;                               // those that step along the time axis
+  std::map<std::string, std::vector<Shape>> shapes;  // of every value, by name, in order
+  bool may_fail = false;  // an operator may refuse the values of integers
+  int carried = 0;        // recurrent nodes whose state lives in the block
+  int recurrent = 0;      // all recurrent nodes
+  int over_time = 0;      // those that step along the time axis
 
   // Memory that the plan owns: folded constants that depend on its shapes.
   Arena constants;

@@ -62,6 +62,7 @@ std::shared_ptr<const Plan> Planner::build() {
   if (guide_ != nullptr) {
     plan_->failed_node = guide_->failed_node;
     plan_->failed_why = guide_->failed_why;
+    if (plan_->failed_why.empty()) plan_->failed_why = misfit_;
   }
   return plan_;
 }
@@ -77,6 +78,7 @@ void Planner::declare_inputs() {
       if (request_.time.empty() || ports[i].shape[axis].symbol != request_.time) continue;
       if (value.time.kind == Time::kFrames) fail_frames("", ports[i].name + " has two time axes");
       value.time = frames(static_cast<int>(axis));
+      frames_ = value.dims[axis];
     }
     if (request_.stateful && is_state_input(ports[i].name)) {
       value.slot = state_slot(ports[i].name, value.dtype, value.dims, nullptr);
@@ -218,15 +220,27 @@ const Value& Planner::value(const Node& node, const std::string& name) {
 void Planner::define(const std::string& name, Value value) {
   touch(value.slot);
   note_integers(value);
-  std::vector<Time>& times = plan_->times[name];
+  std::vector<Plan::Shape>& shapes = plan_->shapes[name];
   if (guide_ != nullptr) {
-    const auto known = guide_->times.find(name);
-    if (known != guide_->times.end() && times.size() < known->second.size()) {
-      value.time = known->second[times.size()];
+    const auto known = guide_->shapes.find(name);
+    if (known != guide_->shapes.end() && shapes.size() < known->second.size()) {
+      follow_guide(name, known->second[shapes.size()], value);
     }
   }
-  times.push_back(value.time);
+  shapes.push_back({value.time, value.dims});
   scopes_.back()[name] = std::move(value);
+}
+
+// Takes over where time lies, unless these frames give a value another form than marked ones do.
+void Planner::follow_guide(const std::string& name, const Plan::Shape& marked, Value& value) {
+  Dims dims = marked.dims;
+  if (marked.time.kind == Time::kFrames) dims[static_cast<size_t>(marked.time.axis)] = frames_;
+  if (dims == value.dims) {
+    value.time = marked.time;
+  } else if (value.constant == nullptr && misfit_.empty()) {
+    misfit_ = "'" + name + "' has shape " + to_string(value.dims) + " when the time axis is " +
+              std::to_string(frames_) + ", where longer ones make it " + to_string(dims);
+  }
 }
 
 // Values of floats and booleans are never refused.

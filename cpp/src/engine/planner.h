@@ -61,6 +61,7 @@ class Planner {
   const Value& value(const Node& node, const std::string& name);
   void define(const std::string& name, Value value);
   void note_integers(const Value& value);
+  void follow_guide(const std::string& name, const Plan::Shape& marked, Value& value);
   Slot new_slot(SlotInfo info);
   Slot constant_slot(void* address, int64_t bytes);
   Slot arena_slot(int64_t bytes);
@@ -82,8 +83,10 @@ class Planner {
   Slot lengths_slot_ = 0;
   int64_t fold_limit_ = int64_t{16} << 20;  // bytes that folding may take: grows with the model
   int64_t folded_ = 0;
-  int index_ = 0;  // of the node being planned
-  int depth_ = 0;  // of nested subgraphs
+  int index_ = 0;       // of the node being planned
+  int depth_ = 0;       // of nested subgraphs
+  int64_t frames_ = 0;  // the size of the time axes
+  std::string misfit_;  // a value whose form depends on the number of frames
 };
 
 }  // namespace gruengine

@@ -13,6 +13,9 @@ void Planner::declare_outputs() {
     const Node none{"output", ports[i].name, {}, {}, {}};
     Value value = this->value(none, ports[i].name);
     touch(value.slot);
+    if (value.constant != nullptr && value.sized_by_time && value.time.kind != Time::kFrames) {
+      fail_frames("", "output '" + ports[i].name + "' is computed from the number of frames");
+    }
     if (!request_.stateful || is_returned(source_.graph, source_.state, ports[i].name)) {
       SlotInfo& info = plan_->slots[value.slot];
       if (info.base == SlotInfo::kArena) {

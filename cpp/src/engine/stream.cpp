@@ -97,6 +97,18 @@ struct Stream::Impl {
     return request;
   }
 
+  // Refuses sizes with which the model turns out not to work frame by frame.
+  std::shared_ptr<const Plan> plan_of(int64_t frames) const {
+    auto plan = engine().plan(request(frames));
+    if (by_frames() && !plan->failed_why.empty()) {
+      throw Error(ErrorCode::kUnsupported,
+                  "the model does not stream with batch_size " + std::to_string(batch) + ": " +
+                      (plan->failed_node.empty() ? "" : plan->failed_node + " ") +
+                      plan->failed_why);
+    }
+    return plan;
+  }
+
   void run_tile(Workspace& at, const std::vector<const char*>& inputs,
                 const std::vector<char*>& outputs) const {
     for (size_t i = 0; i < ins.size(); ++i) at.set_input(ins[i], inputs[i]);
@@ -190,12 +202,7 @@ void Stream::prepare(const std::vector<Dims>& given) {
       if (!symbol.empty()) impl_->sizes.emplace(symbol, given[i][axis]);
     }
   }
-  auto plan = impl_->engine().plan(impl_->request(1));
-  if (impl_->by_frames() && !plan->failed_why.empty()) {
-    throw Error(ErrorCode::kUnsupported,
-                "the model does not stream with batch_size " + std::to_string(impl_->batch) + ": " +
-                    (plan->failed_node.empty() ? "" : plan->failed_node + " ") + plan->failed_why);
-  }
+  auto plan = impl_->plan_of(1);
   const auto describe = [&](const std::vector<size_t>& which, const std::vector<Value>& values,
                             const std::vector<Port>& ports) {
     std::vector<StepPort> result;
@@ -227,6 +234,27 @@ void Stream::step(const void* const* inputs, void* const* outputs) {
   undo.done();
 }
 
+namespace {
+
+// The memory of a caller is cut by the ports of one step: a plan of more frames must agree.
+void check_ports(const std::vector<StepPort>& ports, const std::vector<size_t>& which,
+                 const std::vector<Value>& values, int64_t frames) {
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const Dims& dims = values[which[i]].dims;
+    bool equal = dims.size() == ports[i].dims.size();
+    for (size_t axis = 0; equal && axis < dims.size(); ++axis) {
+      const bool time = static_cast<int>(axis) == ports[i].time_axis;
+      equal = dims[axis] == (time ? frames : ports[i].dims[axis]);
+    }
+    if (!equal) {
+      throw Error(ErrorCode::kInternal, "'" + ports[i].name + "' has shape " + to_string(dims) +
+                                            " for " + std::to_string(frames) + " frames");
+    }
+  }
+}
+
+}  // namespace
+
 void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs) {
   const Guard guard(busy_);
   Undo undo(impl_->state.data(), impl_->saved.data(), impl_->state.size());
@@ -237,7 +265,9 @@ void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs
     const int64_t tile = !impl_->by_frames() ? 1
                                              : *std::find_if(std::begin(kTiles), std::end(kTiles),
                                                              [&](int64_t t) { return t <= left; });
-    const Engine::Lease workspace(impl_->engine(), impl_->engine().plan(impl_->request(tile)));
+    const Engine::Lease workspace(impl_->engine(), impl_->plan_of(tile));
+    check_ports(inputs_, impl_->ins, workspace->plan().inputs, tile);
+    check_ports(outputs_, impl_->outs, workspace->plan().outputs, tile);
     std::vector<std::vector<char>> staged_in(in.size()), staged_out(out.size());
     for (size_t i = 0; i < in.size(); ++i) {
       const StepPort& port = inputs_[i];

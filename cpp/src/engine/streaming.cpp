@@ -82,6 +82,15 @@ Verdict judge(const Engine& engine, const std::string& time, bool only, int64_t 
     if (plan->recurrent == 0 && verdict.reason.empty() && !only && !named_like_time(time)) {
       verdict.reason = "no recurrent node tells which axis is time";
     }
+    if (verdict.reason.empty()) {
+      // One frame must go the way of many; a stream with one row asks for this plan again.
+      sizes[time] = 1;
+      request.inputs = engine.input_dims(sizes);
+      request.marked = 0;
+      const auto step = engine.plan(request);
+      verdict.node = step->failed_node;
+      verdict.reason = step->failed_why;
+    }
     verdict.streams = verdict.reason.empty();
   } catch (const Error& error) {
     verdict.reason = error.what();
