@@ -94,7 +94,7 @@ def test_projected_cells(dynamo: bool) -> None:
 
 
 class Part(nn.Module):  # type: ignore[misc]
-    """Steps over some frames, of which some are used."""
+    """Steps over some frames, of which some are used: with c, the h of the last step is dropped."""
 
     def __init__(self, uses_c: bool, feeds_back: bool) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Part(nn.Module):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("uses_c", "feeds_back", "steps"), [(False, False, 1), (True, False, 3), (False, True, 3)]
+    ("uses_c", "feeds_back", "steps"), [(False, False, 1), (True, False, 2), (False, True, 3)]
 )
 def test_what_can_be_joined(uses_c: bool, feeds_back: bool, steps: int) -> None:
     torch.manual_seed(3)
