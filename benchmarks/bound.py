@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The time that no implementation on one core of the reference machine can beat.
 
-A step: ``max(weights / B, 2 N W / F) + activations``, W = G*H*(I+H) weights. A sequence:
-``2 T N G H I / F + T * step(I = 0)``. All weights are read again in every step; at best each level
-keeps as much of them as it holds. B is measured (loads of one core, huge pages).
+A step: ``max(bytes / B, 2 N W / F) + activations``, W = G*H*(I+H) weights. A sequence:
+``2 T N G H I / F + T * step(I = 0)``. Bytes a weight and F are those of the compute type. All
+weights are read again in every step; at best each level keeps as much of them as it holds. B is
+measured (loads of one core, huge pages).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.cases import GATES, Case, Cell, File
+from benchmarks.cases import GATES, Case, File, Stack
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,16 @@ class Level:
 class Machine:
     """Measured constants of one core.
 
-    gflops : peak of float32 fused multiply-adds
+    gflops : peak of multiply-adds (two operations each), by compute type
+    bytes_per_weight : by compute type
     width : floats in a vector
     cycles : activations and update of ``width`` units, per cell
     """
 
     name: str
     levels: tuple[Level, ...]
-    gflops: float
+    gflops: dict[str, float]
+    bytes_per_weight: dict[str, float]
     ghz: float
     width: int
     cycles: dict[str, float]
@@ -47,10 +50,11 @@ REFERENCE = Machine(
         Level("L3", 300 << 20, 31),
         Level("DRAM", float("inf"), 16),
     ),
-    gflops=225,
+    gflops={"float32": 225, "bfloat16": 2800, "int8": 5300, "bf16x3": 2800 / 3, "int4": 5300},
+    bytes_per_weight={"float32": 4, "bfloat16": 2, "int8": 1, "bf16x3": 4, "int4": 0.5},
     ghz=3.0,
     width=16,
-    cycles={"LSTM": 55, "GRU": 36},
+    cycles={"LSTM": 55, "GRU": 36, "RNN": 12},
 )
 
 
@@ -72,26 +76,53 @@ def load_seconds(size: float, machine: Machine = REFERENCE) -> float:
 
 
 def bound(case: Case, machine: Machine = REFERENCE) -> tuple[float, str]:
-    """Return the seconds of one call of a case, and the level its weights live in."""
-    bytes_read = 4 * sum(part.weights for part in case.parts)
-    if all(isinstance(part, Cell) for part in case.parts):
-        seconds = sum(_cell(part, case, machine) for part in case.parts if isinstance(part, Cell))
-        return seconds, level(bytes_read / (1 if case.T == 1 else 2), machine)
-    macs = sum(part.macs for part in case.parts if isinstance(part, File))
-    # A sequence reads the weights of the recurrent layer alone in every step; not counted here.
-    return max(load_seconds(bytes_read, machine), 2 * macs / machine.gflops * 1e-9), level(
-        bytes_read, machine
-    )
-
-
-def _cell(cell: Cell, case: Case, machine: Machine) -> float:
-    recurrent = GATES[cell.kind] * cell.H * cell.H
-    per_step = recurrent if case.T > 1 else cell.weights
-    panels = -(-cell.H // machine.width)
-    activations = machine.cycles[cell.kind] * panels * case.N / machine.ghz * 1e-9
-    products = 2 * case.N * per_step / machine.gflops * 1e-9
-    step = max(load_seconds(4 * per_step, machine), products) + activations
+    """Return the seconds of one call of a case on one core, and the level its weights live in."""
+    width = machine.bytes_per_weight[case.compute_type]
+    peak = machine.gflops[case.compute_type] * 1e9
+    stacks = [part for part in case.parts if isinstance(part, Stack)]
+    read = width * sum(part.weights for part in case.parts)
+    if not stacks:
+        macs = sum(part.macs for part in case.parts if isinstance(part, File))
+        # A sequence reads the weights of the recurrent layer alone in every step; not counted.
+        return max(load_seconds(read, machine), 2 * macs / peak), level(read, machine)
     if case.T == 1:
-        return step
-    hoisted = 2 * case.T * case.N * (cell.weights - recurrent) / machine.gflops * 1e-9
-    return hoisted + case.T * step
+        products = 2 * case.N * sum(part.weights for part in stacks) / peak
+        cells = sum(_activations(part, case.N, machine) for part in stacks)
+        return max(load_seconds(read, machine), products) + cells, level(read, machine)
+    seconds = sum(_sequence(part, case, width, peak, machine) for part in stacks)
+    held = max(width * _recurrent(part) for part in stacks)
+    return seconds / case.threads, level(held, machine)
+
+
+def _recurrent(stack: Stack) -> int:
+    """Return the weights of one layer that every step reads again."""
+    return GATES[stack.kind] * stack.H * stack.H
+
+
+def _activations(stack: Stack, N: int, machine: Machine) -> float:
+    panels = -(-stack.H // machine.width)
+    return machine.cycles[stack.kind] * panels * N * stack.layers / machine.ghz * 1e-9
+
+
+def _sequence(stack: Stack, case: Case, width: float, peak: float, machine: Machine) -> float:
+    """Return the seconds of the layers one after another: input products, then steps."""
+    recurrent = _recurrent(stack)
+    step = max(load_seconds(width * recurrent, machine), 2 * case.N * recurrent / peak)
+    others = stack.weights - stack.layers * recurrent
+    hoisted = 2 * case.T * case.N * others / peak
+    return hoisted + case.T * (stack.layers * step + _activations(stack, case.N, machine))
+
+
+def work(case: Case, machine: Machine = REFERENCE) -> tuple[float, float]:
+    """Return operations of a call (two for a multiply-add), and the bytes of weights it reads."""
+    width = machine.bytes_per_weight[case.compute_type]
+    operations, read = 0.0, 0.0
+    for part in case.parts:
+        if isinstance(part, File):
+            operations += 2 * part.macs
+            read += width * part.weights
+            continue
+        operations += 2 * case.T * case.N * part.weights
+        recurrent = part.layers * _recurrent(part)
+        read += width * (part.weights + (case.T - 1) * recurrent)
+    return operations, read

@@ -14,18 +14,25 @@ from typing import Any
 import numpy as np
 
 from benchmarks import bound, report
-from benchmarks.cases import Case, catalogue
-from benchmarks.peers import NAMES, Array, Runner, peer
-from benchmarks.timing import quiet, race
+from benchmarks.cases import Case
+from benchmarks.catalogue import catalogue
+from benchmarks.peers import NAMES, Array, Runner, compute_type, peer, rivals
+from benchmarks.timing import cores, quiet, race
+from gruengine import GruEngineError
 
-TOLERANCE = 1e-4
+# The largest difference of an output, in float32 and where either side computes in less.
+TOLERANCES = {"float32": 1e-4, "bf16x3": 1e-4, "bfloat16": 0.05, "int8": 0.1, "int4": 0.3}
 MODES = {"quick": (15, 0.001), "full": (51, 0.002)}  # rounds, seconds of a turn
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the cases asked for; return the exit status."""
     options = _arguments().parse_args(argv)
-    cases = [case for case in catalogue() if re.search(options.only, case.name)]
+    cases = [
+        case
+        for case in catalogue()
+        if re.search(options.only, case.name) and (case.quick or options.full or options.only)
+    ]
     rounds, seconds = MODES["full" if options.full else "quick"]
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
@@ -45,19 +52,22 @@ def main(argv: list[str] | None = None) -> int:
     if options.plot:
         from benchmarks.plot import save
 
-        save(found, options.plot)
+        for file in save(found, Path(options.plot)):
+            print(f"drawn: {file}", file=sys.stderr)
     return 0
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quick", action="store_true", help="15 rounds of 1 ms (the default)")
-    mode.add_argument("--full", action="store_true", help="51 rounds of 2 ms")
+    mode.add_argument(
+        "--quick", action="store_true", help="few cases, 15 rounds of 1 ms (the default)"
+    )
+    mode.add_argument("--full", action="store_true", help="all cases, 51 rounds of 2 ms")
     parser.add_argument("--only", default="", metavar="PATTERN", help="cases whose name matches")
     parser.add_argument("--peers", default=",".join(NAMES), help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help="write results, and Markdown beside them")
-    parser.add_argument("--plot", metavar="FILE", help="draw the steps (needs matplotlib)")
+    parser.add_argument("--plot", metavar="FOLDER", help="draw what was run (needs matplotlib)")
     last = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     parser.add_argument("--core", type=int, default=last, help="core to run on (%(default)s)")
     return parser
@@ -75,7 +85,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows = []
     limit, level = bound.bound(case)
-    for name in names:
+    operations, read = bound.work(case)
+    for name in rivals(case, names):
         try:
             theirs = peer(name).prepare(case)
             if theirs is None:
@@ -84,14 +95,21 @@ def _rows(
         except Exception as error:  # a peer's own failure is no reason to stop
             notes.append(f"{case.name}: {name} fails: {str(error)[-120:]}")
             continue
-        ours = peer("ours").prepare(case)
+        try:
+            ours = peer("ours").prepare(case)
+        except GruEngineError as error:
+            notes.append(f"{case.name}: {error}")
+            return rows
         check(case, name, first_outputs(ours), expected)
-        found = race(ours.call, theirs.call, rounds=rounds, seconds=seconds)
+        with cores(case.threads):
+            found = race(ours.call, theirs.call, rounds=rounds, seconds=seconds, cores=case.threads)
         rows.append(
             {
                 "case": case.name,
                 "group": case.group,
-                "H": getattr(case.parts[0], "H", 0),
+                "H": case.size,
+                "compute_type": case.compute_type,
+                "threads": case.threads,
                 "N": case.N,
                 "T": case.T,
                 "peer": name,
@@ -102,6 +120,8 @@ def _rows(
                 "rounds": found.rounds,
                 "void_rounds": found.void,
                 "bound_us": limit * 1e6,
+                "operations": operations,
+                "weight_bytes": read,
                 "level": level,
                 "of_bound": limit / found.ours,
                 "target": case.targets.get(name),
@@ -122,9 +142,10 @@ def first_outputs(runner: Runner) -> list[Array]:
 
 def check(case: Case, name: str, ours: list[Array], theirs: list[Array]) -> None:
     """Refuse to time a wrong result."""
+    tolerance = max(TOLERANCES[case.compute_type], TOLERANCES[compute_type(name)])
     for mine, other in zip(ours, theirs, strict=True):
         error = np.abs(mine - other).max()
-        if not error <= TOLERANCE:
+        if not error <= tolerance:
             raise SystemExit(f"{case.name}: an output is off {name}'s by {error:.2g}")
 
 

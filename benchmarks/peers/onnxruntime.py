@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks.cases import Case, Cell, File
+from benchmarks.cases import Case, File, Stack
 from benchmarks.peers import Array, Runner, inputs, names, source, zero_states
 
 
@@ -20,7 +21,7 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def session(part: Cell | File) -> Any:
+def session(model: bytes) -> Any:
     """Return a session on one thread."""
     import onnxruntime
 
@@ -29,10 +30,10 @@ def session(part: Cell | File) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(source(part), options, ["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
-def fixed(part: Cell | File) -> dict[str, Array]:
+def fixed(part: Stack | File) -> dict[str, Array]:
     """Return the inputs that never change."""
     import numpy as np
 
@@ -40,11 +41,11 @@ def fixed(part: Cell | File) -> dict[str, Array]:
     return {name: np.array(value, np.int64) for name, value in bind.items()}
 
 
-def prepare(case: Case) -> Runner:
+def prepare(case: Case, model_of: Callable[[Stack | File], bytes] = source) -> Runner:
     """Return sessions that carry the state, or start every call from zeros."""
     last: list[Array] = [None] * len(case.parts)  # type: ignore[list-item]
     calls = [
-        _part(case, part, x, last, i)
+        _part(case, part, session(model_of(part)).run, x, last, i)
         for i, (part, x) in enumerate(zip(case.parts, inputs(case), strict=True))
     ]
 
@@ -55,8 +56,7 @@ def prepare(case: Case) -> Runner:
     return Runner(calls[0] if len(calls) == 1 else call, lambda: last)
 
 
-def _part(case: Case, part: Cell | File, x: Array, last: list[Array], at: int) -> Any:
-    run = session(part).run
+def _part(case: Case, part: Stack | File, run: Any, x: Array, last: list[Array], at: int) -> Any:
     x_name, y_name = names(part)
     states = zero_states(case, part)
     feed = {x_name: x, **fixed(part), **{before: zeros for before, _, zeros in states}}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Case, Cell, File
-from benchmarks.peers import Array, Runner, inputs, names, zero_states
+from benchmarks.cases import Case, File, Stack
+from benchmarks.peers import Array, Runner, inputs, names, source, zero_states
 from benchmarks.peers.onnxruntime import fixed, missing, session, version
 
 __all__ = ["missing", "prepare", "version"]
@@ -28,8 +28,8 @@ def prepare(case: Case) -> Runner | None:
     return Runner(made[0][0] if len(made) == 1 else call, lambda: [y for _, y in made])
 
 
-def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Array]:
-    at = session(part)
+def _part(case: Case, part: Stack | File, x: Array) -> tuple[Any, Array]:
+    at = session(source(part))
     x_name, y_name = names(part)
     states = zero_states(case, part)
     given = {x_name: x, **fixed(part)}

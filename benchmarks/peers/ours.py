@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Case, Cell, File
+from benchmarks.cases import Case, File, Stack
 from benchmarks.peers import Array, Runner, inputs, names, source
 
 
@@ -37,10 +37,12 @@ def prepare(case: Case) -> Runner:
     return Runner(both, outputs)
 
 
-def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Any]:
+def _part(case: Case, part: Stack | File, x: Array) -> tuple[Any, Any]:
     import gruengine
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"num_threads": case.threads}
+    if case.compute_type != "float32":
+        options["compute_type"] = case.compute_type
     if isinstance(part, File) and part.bind:
         options["bind"] = dict(part.bind)
     model = gruengine.load(source(part), **options)
@@ -52,8 +54,8 @@ def _part(case: Case, part: Cell | File, x: Array) -> tuple[Any, Any]:
             holder[0] = model(x)
 
         return call, lambda: holder[0][output] if isinstance(holder[0], dict) else holder[0]
-    stream = model.stream(case.N if isinstance(part, Cell) else 1)
-    frame = x[0] if isinstance(part, Cell) or part.path.endswith("sequence.onnx") else x
+    stream = model.stream(case.N if isinstance(part, Stack) else 1)
+    frame = x[0] if isinstance(part, Stack) or part.path.endswith("sequence.onnx") else x
     y = np.empty_like(stream.step(frame))
     stream.reset()
     return partial(stream.step, frame, y), lambda: y

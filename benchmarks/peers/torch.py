@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Case, Cell
-from benchmarks.onnx_cell import weights
+from benchmarks.cases import Case, Stack
+from benchmarks.onnx_cell import dense, weights
 from benchmarks.peers import Array, Runner, inputs
 
 # ONNX i, o, f, c -> PyTorch i, f, g, o; ONNX z, r, h -> PyTorch r, z, n.
-ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}
+ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
 def missing() -> str:
@@ -28,42 +28,53 @@ def version() -> str:
 
 def prepare(case: Case) -> Runner | None:
     """Return a module; files are left to others."""
+    stack = case.parts[0]
+    return run(case, modules(stack)) if isinstance(stack, Stack) else None
+
+
+def run(case: Case, made: tuple[Any, Any]) -> Runner:
+    """Return the call of a recurrent module and of the linear one on top, if any."""
     import torch
 
-    cell = case.parts[0]
-    if not isinstance(cell, Cell):
-        return None
     torch.set_num_threads(1)
-    module = _module(cell)
+    recurrent, linear = made
     x = inputs(case)[0]
     holder: list[Any] = [None, None]
 
     def call() -> None:
         with torch.inference_mode():
-            y, state = module(torch.from_numpy(x), holder[1] if case.carried else None)
-        holder[0], holder[1] = y.numpy(), state
+            y, state = recurrent(torch.from_numpy(x), holder[1] if case.carried else None)
+            holder[0] = (y if linear is None else linear(y)).numpy()
+        holder[1] = state
 
     return Runner(call, lambda: [holder[0]])
 
 
-def _module(cell: Cell) -> Any:
+def modules(stack: Stack) -> tuple[Any, Any]:
+    """Return the recurrent module with the weights of the ONNX model, and the linear one."""
     import torch
 
-    made = getattr(torch.nn, cell.kind)(cell.H, cell.H).eval()
-    arrays = weights(cell)
-    bias = np.split(arrays["B"][0], 2)
-    ordered = {
-        "weight_ih_l0": arrays["W"][0],
-        "weight_hh_l0": arrays["R"][0],
-        "bias_ih_l0": bias[0],
-        "bias_hh_l0": bias[1],
-    }
-    made.load_state_dict({name: _reorder(cell, array) for name, array in ordered.items()})
-    return made
+    made = getattr(torch.nn, stack.kind)(stack.I, stack.H, stack.layers).eval()
+    found = {}
+    for layer, arrays in enumerate(weights(stack)):
+        bias = np.split(arrays["B"][0], 2)
+        ordered = {
+            "weight_ih": arrays["W"][0],
+            "weight_hh": arrays["R"][0],
+            "bias_ih": bias[0],
+            "bias_hh": bias[1],
+        }
+        found.update({f"{name}_l{layer}": _reorder(stack, a) for name, a in ordered.items()})
+    made.load_state_dict(found)
+    if not stack.dense:
+        return made, None
+    linear = torch.nn.Linear(stack.H, stack.dense, bias=False).eval()
+    linear.load_state_dict({"weight": torch.from_numpy(dense(stack).T.copy())})
+    return made, linear
 
 
-def _reorder(cell: Cell, array: Array) -> Any:
+def _reorder(stack: Stack, array: Array) -> Any:
     import torch
 
-    blocks = np.split(array, len(ORDER[cell.kind]))
-    return torch.from_numpy(np.concatenate([blocks[g] for g in ORDER[cell.kind]]))
+    blocks = np.split(array, len(ORDER[stack.kind]))
+    return torch.from_numpy(np.concatenate([blocks[g] for g in ORDER[stack.kind]]))
