@@ -12,6 +12,10 @@ from libcpp.vector cimport vector
 cdef extern from "errors.h" namespace "gruengine":
     void raise_python_error()
 
+cdef extern from "interrupt.h" namespace "gruengine":
+    cdef cppclass SignalCheck:
+        Stop stop() nogil
+
 cdef extern from "gruengine/graph.h" namespace "gruengine":
     cdef enum class DType(unsigned char):
         pass
@@ -33,6 +37,8 @@ cdef extern from "gruengine/stream.h" namespace "gruengine":
         vector[int64_t] dims
         int time_axis
         int64_t count
+    cdef cppclass Stop:
+        pass
 
     cdef cppclass CppStream "gruengine::Stream":
         CppStream(shared_ptr[const CppModel], int64_t, const cmap[string, int64_t]&) except +raise_python_error
@@ -40,7 +46,7 @@ cdef extern from "gruengine/stream.h" namespace "gruengine":
         cbool ready()
         void prepare(const vector[vector[int64_t]]&) except +raise_python_error
         void step(const void* const*, void* const*) except +raise_python_error nogil
-        void run(int64_t, const void* const*, void* const*) except +raise_python_error nogil
+        void run(int64_t, const void* const*, void* const*, Stop) except +raise_python_error nogil
         void reset() except +raise_python_error
         unique_ptr[CppStream] clone() except +raise_python_error
         vector[uint8_t] get_state() except +raise_python_error

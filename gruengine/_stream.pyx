@@ -11,6 +11,8 @@ from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from threading import get_ident, main_thread
+
 import numpy as np
 
 cimport numpy as cnp
@@ -20,7 +22,9 @@ from gruengine._engine cimport (
     DType,
     ModelPtr,
     StateEntry,
+    SignalCheck,
     StepPort,
+    Stop,
     name_of,
     ports_in,
     ports_out,
@@ -35,6 +39,10 @@ cdef object CLONED = object()
 
 # Weights beyond this make a step long enough for other Python threads to be let run.
 cdef Py_ssize_t RELEASE_FROM = 256 * 1024
+
+
+# Runs of more steps look for signals in between.
+cdef int64_t UNINTERRUPTED = 128
 
 
 cdef inline CppStream* cpp(Stream stream) noexcept nogil:
@@ -209,6 +217,12 @@ cdef class Stream:
         -------
         ndarray
             The output with its time axis. An output without one holds its last value.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Or whatever a signal handler raises, in the main thread: the stream is as it was before
+            the call, and ``out`` partly written.
         """
         return self._call(chunk, out, 0)
 
@@ -261,11 +275,15 @@ cdef class Stream:
                         "out overlaps the input or another output; give it memory of its own"
                     )
         cdef int64_t steps = frames
+        cdef SignalCheck check
+        cdef Stop stop
+        if steps > UNINTERRUPTED and get_ident() == main_thread().ident:
+            stop = check.stop()
         with nogil:
             if by_step:
                 cpp(self).step(in_at.data(), out_at.data())
             else:
-                cpp(self).run(steps, in_at.data(), out_at.data())
+                cpp(self).run(steps, in_at.data(), out_at.data(), stop)
         if len(results) == 1:
             return results[0]
         return dict(zip(self.names[1], results))
@@ -320,72 +338,7 @@ cdef class Stream:
         raise TypeError("a stream cannot be pickled; save get_state() and the model's path")
 
 
-cdef list inputs_of(Stream self, x):
-    names = self.names[0]
-    if not isinstance(x, dict):
-        if len(names) != 1:
-            raise InvalidInputError(f"the model has inputs {list(names)}; give a dict by name")
-        return [x]
-    if set(x) != set(names):
-        raise InvalidInputError(f"got inputs {sorted(x)}; the model has {sorted(names)}")
-    return [x[name] for name in names]
-
-
-cdef tuple match(Stream self, shape, StepPort& port, bint by_step, str what):
-    """The number of frames of an array, and whether its batch of one was left out."""
-    step = step_shape(port)
-    if by_step:
-        full = tuple(port.dims)
-        if shape == step or (port.time_axis >= 0 and shape == full):
-            return 1, False
-        if len(step) > 1 and step[0] == 1 and shape == step[1:]:
-            return 1, True
-        raise InvalidInputError(f"{what} has shape {shape}; a step takes {step}")
-    if port.time_axis < 0 and not by_calls(self):
-        if shape == step:
-            return -1, False
-        raise InvalidInputError(f"{what} has shape {shape}; it must be {step}")
-    cdef int axis = max(port.time_axis, 0)
-    wanted = step[:axis] + ("T",) + step[axis:]
-    if len(shape) == len(wanted) and all(
-        w == "T" or w == s for w, s in zip(wanted, shape)
-    ):
-        return shape[axis], False
-    if len(step) > 1 and step[0] == 1 and shape[1:] == step[1:]:
-        return shape[0], True
-    raise InvalidInputError(f"{what} has shape {shape}; a chunk takes {wanted}")
-
-
-cdef bint by_calls(Stream self):
-    return self.model.streamable.form == "calls"
-
-
-cdef object output_for(Stream self, StepPort& port, out, Py_ssize_t frames, bint by_step,
-                    bint squeezed):
-    shape = step_shape(port)
-    cdef int axis = port.time_axis
-    if not by_step and (axis >= 0 or by_calls(self)):
-        axis = max(axis, 0)
-        if squeezed and len(shape) > 1 and shape[0] == 1:
-            shape = (frames,) + shape[1:]
-        else:
-            shape = shape[:axis] + (frames,) + shape[axis:]
-    elif squeezed and len(shape) > 1 and shape[0] == 1:
-        shape = shape[1:]
-    dtype = dtype_of(port.dtype)
-    if out is None:
-        return np.empty(shape, dtype)
-    name = port.name.decode()
-    if isinstance(out, dict):
-        out = out.get(name)
-    elif len(self.names[1]) != 1:
-        raise InvalidInputError(f"the model has outputs {list(self.names[1])}; give out as a dict")
-    check_array(out, f"out for '{name}'", dtype)
-    if out.shape != shape:
-        raise InvalidInputError(f"out for '{name}' has shape {out.shape}; it must be {shape}")
-    if not out.flags.writeable:
-        raise InvalidInputError(f"out for '{name}' is read-only")
-    return out
+include "_stream_arrays.pxi"
 
 
 cdef void del_stream(void* handle) noexcept:

@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 a check failed, 2 bad usage or refused",
     )
     parser.add_argument("--version", action="version", version=f"gruengine {__version__}")
+    for name in ("cmake", "include", "library", "pkgconfig"):
+        text = f"print the folder for C and C++ programs ({name}) and exit"
+        parser.add_argument(f"--{name}-dir", action=_PrintFolder, nargs=0, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_inspect(commands)
@@ -62,6 +65,16 @@ def _parser() -> argparse.ArgumentParser:
     _json_option(info)
     _command(commands, "demo", _demo, "convert, verify, stream and time a small trained model")
     return parser
+
+
+class _PrintFolder(argparse.Action):
+    """``--cmake-dir`` and its like print a folder and exit, as ``--version`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from gruengine import paths
+
+        print(getattr(paths, self.dest)())
+        parser.exit()
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:

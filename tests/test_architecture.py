@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CPP = ROOT / "cpp"
-SOURCES = ("*.py", "*.pyx", "*.pxd", "*.cpp", "*.h", "*.inc", "*.cmake", "CMakeLists.txt")
+SOURCES = ("*.py", "*.pyx", "*.pxd", "*.c", "*.cpp", "*.h", "*.inc", "*.cmake", "CMakeLists.txt")
 MAX_LINES = 400
 
 INTRINSICS = {"immintrin.h", "x86intrin.h", "arm_neon.h", "arm_sve.h", "emmintrin.h", "amxintrin.h"}
@@ -61,7 +61,7 @@ def test_sources_name_their_licence():
     missing = [
         str(p.relative_to(ROOT))
         for p in sources()
-        if p.suffix in (".py", ".pyx", ".pxd", ".cpp", ".h")
+        if p.suffix in (".py", ".pyx", ".pxd", ".c", ".cpp", ".h")
         and "SPDX-License-Identifier: MIT" not in p.read_text().split("\n", 1)[0]
     ]
     assert missing == []
@@ -97,8 +97,12 @@ def test_public_headers_stand_alone():
 
 
 def test_bindings_see_the_public_headers():
-    own = r"errors\.h|register\.h|array\.h|Python\.h"
+    own = r"errors\.h|register\.h|array\.h|interrupt\.h|Python\.h"
     assert outside("bindings", rf"gruengine/\w+\.h|pybind11/\w+\.h|{own}|[a-z_]+") == []
+
+
+def test_the_c_api_sees_the_public_headers():
+    assert outside("src/c_api", r"gruengine/\w+\.h|c_api/\w+\.h|[a-z_]+") == []
 
 
 def test_openmp_is_in_one_file():

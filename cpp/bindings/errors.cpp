@@ -25,6 +25,7 @@ const char* class_of(ErrorCode code) {
       return "StreamBusyError";
     case ErrorCode::kIo:
       return "FileAccessError";
+    case ErrorCode::kInterrupted:
     case ErrorCode::kInternal:
       break;
   }
@@ -32,6 +33,7 @@ const char* class_of(ErrorCode code) {
 }
 
 void raise(const char* name, const char* message) {
+  if (PyErr_Occurred() != nullptr) return;  // a signal handler raised, which ended the run
   PyObject* module = PyImport_ImportModule("gruengine.errors");
   PyObject* type = module != nullptr ? PyObject_GetAttrString(module, name) : nullptr;
   if (type != nullptr) PyErr_SetString(type, message);

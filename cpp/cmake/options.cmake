@@ -3,7 +3,8 @@
 add_library(gruengine_options INTERFACE)
 target_compile_features(gruengine_options INTERFACE cxx_std_20)
 target_compile_options(gruengine_options INTERFACE
-  -Wall -Wextra -Wpedantic -ffp-contract=off -fvisibility-inlines-hidden
+  -Wall -Wextra -Wpedantic -ffp-contract=off
+  -fvisibility=hidden -fvisibility-inlines-hidden
   # GCC 12 sees overlaps in the concatenation of strings that are not there (its bug 105329).
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
   $<$<BOOL:${GRUENGINE_WERROR}>:-Werror>)

@@ -7,8 +7,9 @@
 #include "io/model_file.h"
 
 int main(int argc, char** argv) {
-  constexpr const char* kCodes[] = {
-      "InvalidArgument", "InvalidType", "InvalidFile", "Unsupported", "Busy", "Io", "Internal"};
+  constexpr const char* kCodes[] = {"InvalidArgument", "InvalidType", "InvalidFile",
+                                    "Unsupported",     "Busy",        "Io",
+                                    "Internal",        "Interrupted"};
   for (int i = 1; i < argc; ++i) {
     try {
       const auto file = gruengine::ModelFile::open(argv[i]);

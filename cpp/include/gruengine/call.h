@@ -7,12 +7,13 @@
 #include <memory>
 #include <vector>
 
+#include "gruengine/export.h"
 #include "gruengine/model.h"
 
 namespace gruengine {
 
 // Belongs to one caller at a time.
-class Call {
+class GRUENGINE_API Call {
  public:
   // `inputs`: the shape of each input of the model. `lengths`: every run gets the frames of each
   // row. Throws Error(kInvalidArgument) when the shapes are not the model's.

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "gruengine/export.h"
+
 namespace gruengine {
 
 // What kind of mistake an Error reports; Python has one exception class for each.
@@ -15,10 +17,11 @@ enum class ErrorCode {
   kBusy,             // a stream used by two callers at once
   kIo,               // the operating system refused
   kInternal,         // a broken invariant: a bug in gruengine
+  kInterrupted,      // a run was asked to stop
 };
 
 // Every error the library raises: what it got and what it allows, in one message.
-class Error : public std::runtime_error {
+class GRUENGINE_API Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   ErrorCode code() const noexcept { return code_; }

@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "gruengine/export.h"
+
 namespace gruengine {
 
 enum class DType : uint8_t { kFloat32, kInt64, kInt32, kBool };
@@ -16,7 +18,7 @@ enum class DType : uint8_t { kFloat32, kInt64, kInt32, kBool };
 constexpr int64_t size_of(DType dtype) {
   return dtype == DType::kInt64 ? 8 : dtype == DType::kBool ? 1 : 4;
 }
-const char* name_of(DType dtype);  // "float32", "int64", "int32", "bool"
+GRUENGINE_API const char* name_of(DType dtype);  // "float32", "int64", "int32", "bool"
 
 using Dims = std::vector<int64_t>;
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "gruengine/export.h"
+
 namespace gruengine {
 
 struct IsaStatus {
@@ -13,13 +15,13 @@ struct IsaStatus {
   std::string reason;  // what is missing when not supported
 };
 
-std::vector<IsaStatus> available_isas();
-std::string current_isa();
-std::string isa_choice();
+GRUENGINE_API std::vector<IsaStatus> available_isas();
+GRUENGINE_API std::string current_isa();
+GRUENGINE_API std::string isa_choice();
 // "" returns to the default choice. Throws Error(kInvalidArgument).
-void force_isa(const std::string& name);
+GRUENGINE_API void force_isa(const std::string& name);
 // Threads that parallel regions can use now: 1 in a child of a process that had run one.
-int max_threads();
-bool built_with_openmp();
+GRUENGINE_API int max_threads();
+GRUENGINE_API bool built_with_openmp();
 
 }  // namespace gruengine

@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "gruengine/array.h"
 #include "gruengine/error.h"
+#include "gruengine/export.h"
 #include "gruengine/graph.h"
 
 namespace gruengine {
@@ -19,13 +21,6 @@ class Engine;  // engine/engine.h: the graph, its weights and its plans
 
 struct ModelOptions {
   int num_threads = 1;
-};
-
-// Bytes of somebody else's: row-major, contiguous.
-struct ConstView {
-  const void* data = nullptr;
-  DType dtype = DType::kFloat32;
-  Dims dims;
 };
 
 // How a model streams, or why it does not.
@@ -49,12 +44,13 @@ struct StateEntry {
 // Called once for each output, in order, with its shape: returns where to write it.
 using OutputAllocator = std::function<void*(size_t output, DType dtype, const Dims& dims)>;
 
-class Model {
+class GRUENGINE_API Model {
  public:
   // Throws Error(kIo), Error(kInvalidFile) or Error(kUnsupported).
-  static std::shared_ptr<const Model> open(const std::string& path, const ModelOptions& options);
+  static std::shared_ptr<const Model> open(const std::string& path,
+                                           const ModelOptions& options = {});
   static std::shared_ptr<const Model> from_memory(std::vector<uint8_t> bytes,
-                                                  const ModelOptions& options);
+                                                  const ModelOptions& options = {});
 
   const std::vector<Port>& inputs() const;
   const std::vector<Port>& outputs() const;
@@ -73,6 +69,8 @@ class Model {
 
   // Runs the graph on all its inputs, in the order of inputs().
   void run(const std::vector<ConstView>& inputs, const OutputAllocator& allocate) const;
+  // The same into new arrays, in the order of outputs().
+  std::vector<Array> run(const std::vector<ConstView>& inputs) const;
 
   // Runs whole sequences from a state and leaves the state after them in `state`, whose layout is
   // state_layout(inputs). Inputs of state pairs are taken from the state: their views are ignored.
@@ -80,7 +78,14 @@ class Model {
   // there.
   void run_from(const std::vector<ConstView>& inputs, const int64_t* lengths, int64_t rows,
                 std::vector<uint8_t>& state, const OutputAllocator& allocate) const;
+  // The same into new arrays; those of states stay empty.
+  std::vector<Array> run_from(const std::vector<ConstView>& inputs, std::vector<uint8_t>& state,
+                              const std::vector<int64_t>& lengths = {}) const;
   std::vector<StateEntry> state_layout(const std::vector<Dims>& inputs) const;
+
+  // The place of a port of this name. Throws Error(kInvalidArgument).
+  size_t input_index(const std::string& name) const;
+  size_t output_index(const std::string& name) const;
 
   const Engine& engine() const { return *engine_; }
   Model(std::unique_ptr<Engine> engine);

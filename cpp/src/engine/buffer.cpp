@@ -2,6 +2,7 @@
 #include "engine/buffer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -31,12 +32,28 @@ bool fits_machine(size_t bytes) {
 #endif
 }
 
+std::atomic<const Allocator*> chosen{nullptr};
+
 }  // namespace
 
-Buffer::Buffer(size_t bytes, bool huge) : size_(bytes), alignment_(huge ? kHugePage : kAlignment) {
+void set_allocator(const Allocator& allocator) {
+  if ((allocator.allocate == nullptr) != (allocator.release == nullptr)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "an allocator has only one of allocate and release; give both or neither");
+  }
+  // Never freed: memory may outlive every handle that knows of it.
+  chosen.store(allocator.allocate == nullptr ? nullptr : new Allocator(allocator));
+}
+
+Buffer::Buffer(size_t bytes, bool huge) : size_(bytes), from_(chosen.load()) {
   if (bytes == 0) return;
-  const size_t rounded = round_up(bytes, alignment_);
-  if (fits_machine(rounded)) data_ = static_cast<char*>(std::aligned_alloc(alignment_, rounded));
+  const size_t alignment = huge ? kHugePage : kAlignment;
+  const size_t rounded = round_up(bytes, alignment);
+  allocated_ = rounded;
+  if (fits_machine(rounded)) {
+    data_ = static_cast<char*>(from_ != nullptr ? from_->allocate(rounded, alignment, from_->user)
+                                                : std::aligned_alloc(alignment, rounded));
+  }
   if (data_ == nullptr) {
     throw Error(ErrorCode::kInvalidArgument,
                 "not enough memory for " + std::to_string(bytes) + " bytes");
@@ -50,16 +67,25 @@ Buffer::Buffer(size_t bytes, bool huge) : size_(bytes), alignment_(huge ? kHugeP
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      alignment_(other.alignment_) {}
+      allocated_(std::exchange(other.allocated_, 0)),
+      from_(other.from_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(alignment_, other.alignment_);
+  std::swap(allocated_, other.allocated_);
+  std::swap(from_, other.from_);
   return *this;
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (data_ == nullptr) return;
+  if (from_ == nullptr) {
+    std::free(data_);
+  } else {
+    from_->release(data_, allocated_, from_->user);
+  }
+}
 
 char* Arena::take(int64_t bytes) {
   const size_t need = round_up(static_cast<size_t>(std::max<int64_t>(bytes, 1)), kAlignment);

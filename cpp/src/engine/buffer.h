@@ -8,6 +8,8 @@
 #include <memory>
 #include <vector>
 
+#include "gruengine/allocator.h"
+
 namespace gruengine {
 
 constexpr size_t kAlignment = 64;
@@ -29,7 +31,8 @@ class Buffer {
  private:
   char* data_ = nullptr;
   size_t size_ = 0;
-  size_t alignment_ = 0;
+  size_t allocated_ = 0;             // with the rounding
+  const Allocator* from_ = nullptr;  // nullptr: the C library
 };
 
 // Memory handed out in order and freed all at once. Addresses never move.

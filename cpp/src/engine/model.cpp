@@ -71,6 +71,49 @@ void Model::run(const std::vector<ConstView>& inputs, const OutputAllocator& all
 
 namespace {
 
+// Keeps the outputs of a run as arrays of their own.
+OutputAllocator into(std::vector<Array>& arrays) {
+  return [&arrays](size_t i, DType dtype, const Dims& dims) -> void* {
+    return arrays[i].prepare(dtype, dims);
+  };
+}
+
+size_t index_of(const std::vector<Port>& ports, const std::string& name, const char* kind) {
+  std::string names;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    if (ports[i].name == name) return i;
+    names += (i == 0 ? "'" : ", '") + ports[i].name + "'";
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              std::string("there is no ") + kind + " '" + name + "'; the model has " + names);
+}
+
+}  // namespace
+
+std::vector<Array> Model::run(const std::vector<ConstView>& inputs) const {
+  std::vector<Array> arrays(outputs().size());
+  run(inputs, into(arrays));
+  return arrays;
+}
+
+std::vector<Array> Model::run_from(const std::vector<ConstView>& inputs,
+                                   std::vector<uint8_t>& state,
+                                   const std::vector<int64_t>& lengths) const {
+  std::vector<Array> arrays(outputs().size());
+  run_from(inputs, lengths.empty() ? nullptr : lengths.data(), static_cast<int64_t>(lengths.size()),
+           state, into(arrays));
+  return arrays;
+}
+
+size_t Model::input_index(const std::string& name) const {
+  return index_of(inputs(), name, "input");
+}
+size_t Model::output_index(const std::string& name) const {
+  return index_of(outputs(), name, "output");
+}
+
+namespace {
+
 // Shapes of all inputs, those of state inputs taken from the symbols of the others.
 std::vector<Dims> complete_dims(const Engine& engine, const std::vector<Dims>& given) {
   Sizes sizes;

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "engine/state.h"
+#include "engine/stream_parts.h"
 
 namespace gruengine {
 namespace {
@@ -13,66 +14,7 @@ namespace {
 // A chunk is run in tiles of these many frames, so that any length needs only a few plans.
 constexpr int64_t kTiles[] = {128, 16, 1};
 
-// Holds a stream for one call; a second caller is refused rather than made to wait.
-class Guard {
- public:
-  explicit Guard(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true, std::memory_order_acquire)) {
-      throw Error(ErrorCode::kBusy,
-                  "the stream is in use by another caller; give each caller a stream of its own");
-    }
-  }
-  ~Guard() { busy_.store(false, std::memory_order_release); }
-
- private:
-  std::atomic<bool>& busy_;
-};
-
-int64_t product(const Dims& dims, size_t begin, size_t end) {
-  int64_t n = 1;
-  for (size_t i = begin; i < end; ++i) n *= dims[i];
-  return n;
-}
-
-// The frames [first, first + tile) of an array with `frames` of them along an inner axis.
-struct Window {
-  int64_t outer, inner;  // repeats of the time axis; bytes of one frame in each
-  Window(const StepPort& port)
-      : outer(product(port.dims, 0, static_cast<size_t>(port.time_axis))),
-        inner(product(port.dims, static_cast<size_t>(port.time_axis) + 1, port.dims.size()) *
-              size_of(port.dtype)) {}
-  void read(char* tile_at, const char* all, int64_t frames, int64_t first, int64_t tile) const {
-    for (int64_t o = 0; o < outer; ++o) {
-      std::memcpy(tile_at + o * tile * inner, all + (o * frames + first) * inner,
-                  static_cast<size_t>(tile * inner));
-    }
-  }
-  void write(const char* tile_at, char* all, int64_t frames, int64_t first, int64_t tile) const {
-    for (int64_t o = 0; o < outer; ++o) {
-      std::memcpy(all + (o * frames + first) * inner, tile_at + o * tile * inner,
-                  static_cast<size_t>(tile * inner));
-    }
-  }
-};
-
 }  // namespace
-
-// The state as it was, put back unless the call came to its end.
-class Undo {
- public:
-  Undo(char* state, char* saved, size_t bytes) : state_(state), saved_(saved), bytes_(bytes) {
-    if (bytes_ != 0) std::memcpy(saved_, state_, bytes_);
-  }
-  ~Undo() {
-    if (!done_ && bytes_ != 0) std::memcpy(state_, saved_, bytes_);
-  }
-  void done() { done_ = true; }
-
- private:
-  char *state_, *saved_;
-  size_t bytes_;
-  bool done_ = false;
-};
 
 struct Stream::Impl {
   std::shared_ptr<const Model> model;
@@ -223,8 +165,42 @@ void Stream::prepare(const std::vector<Dims>& given) {
   ready_ = true;
 }
 
+namespace {
+
+[[noreturn]] void refuse_open() {
+  throw Error(ErrorCode::kInvalidArgument,
+              "the stream has open sizes until its first step; give them as sizes={...}");
+}
+
+[[noreturn]] void refuse_span(const char* what, size_t got, const StepPort& port) {
+  throw Error(ErrorCode::kInvalidArgument, std::string(what) + " '" + port.name + "' has " +
+                                               std::to_string(got) + " elements; a step has " +
+                                               std::to_string(port.count));
+}
+
+}  // namespace
+
+void Stream::step(std::span<const float> x, std::span<float> y) {
+  if (!ready_) refuse_open();
+  if (inputs_.size() != 1 || outputs_.size() != 1 || inputs_[0].dtype != DType::kFloat32 ||
+      outputs_[0].dtype != DType::kFloat32) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "step() of spans needs one float32 input and output; give arrays of pointers");
+  }
+  if (x.size() != static_cast<size_t>(inputs_[0].count)) {
+    refuse_span("input", x.size(), inputs_[0]);
+  }
+  if (y.size() != static_cast<size_t>(outputs_[0].count)) {
+    refuse_span("output", y.size(), outputs_[0]);
+  }
+  const void* in = x.data();
+  void* out = y.data();
+  step(&in, &out);
+}
+
 void Stream::step(const void* const* inputs, void* const* outputs) {
   const Guard guard(busy_);
+  if (!ready_) refuse_open();
   Workspace& workspace = *impl_->workspace;
   for (size_t i = 0; i < impl_->ins.size(); ++i) workspace.set_input(impl_->ins[i], inputs[i]);
   for (size_t i = 0; i < impl_->outs.size(); ++i) workspace.set_output(impl_->outs[i], outputs[i]);
@@ -255,12 +231,18 @@ void check_ports(const std::vector<StepPort>& ports, const std::vector<size_t>& 
 
 }  // namespace
 
-void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs) {
+void Stream::run(int64_t frames, const void* const* inputs, void* const* outputs, Stop stop) {
   const Guard guard(busy_);
+  if (!ready_) refuse_open();
   Undo undo(impl_->state.data(), impl_->saved.data(), impl_->state.size());
   std::vector<const char*> in(inputs_.size());
   std::vector<char*> out(outputs_.size());
   for (int64_t first = 0; first < frames;) {
+    if (stop.wanted != nullptr && stop.wanted(stop.user)) {
+      throw Error(ErrorCode::kInterrupted, "the run was stopped after " + std::to_string(first) +
+                                               " of " + std::to_string(frames) +
+                                               " frames; the stream is as it was before");
+    }
     const int64_t left = frames - first;
     const int64_t tile = !impl_->by_frames() ? 1
                                              : *std::find_if(std::begin(kTiles), std::end(kTiles),
@@ -322,20 +304,24 @@ std::unique_ptr<Stream> Stream::clone() const {
   return copy;
 }
 
-namespace {
-
-[[noreturn]] void refuse_open() {
-  throw Error(ErrorCode::kInvalidArgument,
-              "the stream has open sizes until its first step; give them as sizes={...}");
-}
-
-}  // namespace
-
 std::vector<uint8_t> Stream::get_state() const {
   const Guard guard(busy_);
   if (!ready_) refuse_open();
   return pack_state(impl_->model->hash(), impl_->plan(), impl_->state.data());
 }
+
+size_t Stream::get_state(uint8_t* bytes, size_t size) const {
+  const std::vector<uint8_t> state = get_state();
+  if (size < state.size()) {
+    throw Error(ErrorCode::kInvalidArgument, "the state has " + std::to_string(state.size()) +
+                                                 " bytes; there is room for " +
+                                                 std::to_string(size));
+  }
+  std::memcpy(bytes, state.data(), state.size());
+  return state.size();
+}
+
+size_t Stream::packed_state_size() const { return get_state().size(); }
 
 void Stream::set_state(const uint8_t* bytes, size_t size) {
   const Guard guard(busy_);

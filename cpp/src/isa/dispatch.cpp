@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gruengine/error.h"
+#include "gruengine/isa.h"
 #include "isa/detect.h"
 #include "isa/table.h"
 
