@@ -19,7 +19,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``; ``isa`` and ``isa_choice`` (how it came to be); ``isas``: every instruction set
-        of this build with ``supported`` and the ``reason`` when not; ``openmp``; ``max_threads``
+        of this build with ``supported``, the ``reason`` when not, and ``floats``, the set whose
+        float32 kernels it runs; ``openmp``; ``max_threads``
         (1 in a forked child whose parent had run in parallel); ``machine``, ``python``.
     """
     import numpy as np
@@ -31,8 +32,8 @@ def info() -> dict[str, Any]:
         "isa": _core.current_isa(),
         "isa_choice": _core.isa_choice(),
         "isas": {
-            name: {"supported": supported, "reason": reason}
-            for name, supported, reason in _core.available_isas()
+            name: {"supported": supported, "reason": reason, "floats": floats}
+            for name, floats, supported, reason in _core.available_isas()
         },
         "openmp": _core.built_with_openmp(),
         "max_threads": _core.max_threads(),
@@ -60,7 +61,7 @@ def isa(name: str) -> Iterator[None]:
         The name is unknown or this CPU lacks it.
     """
     if not name:
-        names = [known for known, supported, _ in _core.available_isas() if supported]
+        names = [known for known, _, supported, _ in _core.available_isas() if supported]
         raise InvalidInputError(f"gr.isa got an empty name; this machine supports: {names}")
     forced = _core.current_isa() if _core.isa_choice().startswith("forced by gr.isa") else ""
     _core.force_isa(name)

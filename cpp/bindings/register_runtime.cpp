@@ -12,7 +12,7 @@ void register_runtime(py::module_& m) {
   m.def("available_isas", [] {
     py::list all;
     for (const IsaStatus& isa : available_isas()) {
-      all.append(py::make_tuple(isa.name, isa.supported, isa.reason));
+      all.append(py::make_tuple(isa.name, isa.floats, isa.supported, isa.reason));
     }
     return all;
   });

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: MIT
-# THE list of instruction sets: gru_isa(name architecture vector-header flags...), plainest first.
-# A new one is a row here, missing_<name>() in src/isa/detect_*.cpp and, unless it reuses one,
-# a vector header. Dispatch and tests follow from the list.
+# THE list of instruction sets, plainest first. A row is
+#   gru_isa(name base architecture vector flags...)
+# with the vectors of kernels/vec_<vector>.h and the dot products of kernels/dot_<name>.h. A set
+# whose base is another shares its float kernels: only products in bfloat16 and int8 are its own.
+# A new set is a row here and missing_<name>() in src/isa/detect_*.cpp. Dispatch and tests follow
+# from the list.
 
 set(GRU_ISA_ROWS "")
 
-macro(gru_isa name architecture vector)
+macro(gru_isa name base architecture vector)
   list(APPEND GRU_ISA_ROWS ${name})
+  set(GRU_ISA_${name}_BASE ${base})
   set(GRU_ISA_${name}_ARCHITECTURE ${architecture})
   set(GRU_ISA_${name}_VECTOR ${vector})
   set(GRU_ISA_${name}_FLAGS ${ARGN})
 endmacro()
 
 # The baseline is not vectorised by the compiler, so that it is one.
-gru_isa(scalar any kernels/vec_scalar.h -fno-tree-vectorize)
+gru_isa(scalar scalar any scalar -fno-tree-vectorize)
 # GCC would hoist loads over the products of a tile and spill sums.
-gru_isa(neon arm kernels/vec_neon.h $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
-gru_isa(avx2 x86 kernels/vec_avx2.h -mavx2 -mfma)
-gru_isa(avx512 x86 kernels/vec_avx512.h -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+set(GRU_NEON $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
+gru_isa(neon neon arm neon ${GRU_NEON})
+gru_isa(neondot neon arm neon ${GRU_NEON} -march=armv8.2-a+dotprod)
+gru_isa(avx2 avx2 x86 avx2 -mavx2 -mfma)
+gru_isa(avx2vnni avx2 x86 avx2 -mavx2 -mfma -mavxvnni)
+set(GRU_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+gru_isa(avx512 avx512 x86 avx512 ${GRU_AVX512})
+gru_isa(avx512vnni avx512 x86 avx512 ${GRU_AVX512} -mavx512vnni)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(GRU_ARCHITECTURE x86)
@@ -30,7 +39,7 @@ endif()
 
 set(GRU_CPP_DIR "${CMAKE_CURRENT_LIST_DIR}/..")
 
-# Compiles kernels.cpp once per instruction set into `target`, with dispatch and detection.
+# Compiles the kernels once per instruction set into `target`, with dispatch and detection.
 function(gru_add_kernels target)
   set(generated "${CMAKE_CURRENT_BINARY_DIR}/generated")
   set(entries "")
@@ -38,13 +47,17 @@ function(gru_add_kernels target)
     if(NOT GRU_ISA_${isa}_ARCHITECTURE MATCHES "^(any|${GRU_ARCHITECTURE})$")
       continue()
     endif()
-    string(APPEND entries "GRU_ISA_ROW(${isa})\n")
+    string(APPEND entries "GRU_ISA_ROW(${isa}, ${GRU_ISA_${isa}_BASE})\n")
     set(object "${target}_kernels_${isa}")
-    add_library(${object} OBJECT "${GRU_CPP_DIR}/src/kernels/kernels.cpp")
+    add_library(${object} OBJECT "${GRU_CPP_DIR}/src/kernels/low_kernels.cpp")
+    if(GRU_ISA_${isa}_BASE STREQUAL isa)
+      target_sources(${object} PRIVATE "${GRU_CPP_DIR}/src/kernels/kernels.cpp")
+    endif()
     target_compile_features(${object} PRIVATE cxx_std_20)
     target_include_directories(${object} PRIVATE "${GRU_CPP_DIR}/src")
-    target_compile_definitions(${object} PRIVATE GRU_ISA=${isa}
-                                                 GRU_VEC="${GRU_ISA_${isa}_VECTOR}")
+    target_compile_definitions(${object} PRIVATE
+      GRU_ISA=${isa} GRU_VEC="kernels/vec_${GRU_ISA_${isa}_VECTOR}.h"
+      GRU_DOT="kernels/dot_${isa}.h")
     # Products and sums are fused only where the source says so: that is part of "one number".
     # Some warnings of GCC come from its own intrinsics headers.
     target_compile_options(${object} PRIVATE

@@ -11,6 +11,7 @@ namespace gruengine {
 
 struct IsaStatus {
   std::string name;
+  std::string floats;  // the set whose float32 kernels it runs
   bool supported;
   std::string reason;  // what is missing when not supported
 };

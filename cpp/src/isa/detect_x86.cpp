@@ -65,6 +65,12 @@ const char* missing_avx2() {
   return "";
 }
 
+const char* missing_avx2vnni() {
+  const char* less = missing_avx2();
+  if (*less != '\0') return less;
+  return bit(cpuid(7, 1).eax, 4) ? "" : "this CPU has no AVX-VNNI";
+}
+
 const char* missing_avx512() {
   const char* less = missing_avx2();
   if (*less != '\0') return less;
@@ -77,6 +83,12 @@ const char* missing_avx512() {
     return "the operating system does not save AVX-512 registers";
   }
   return "";
+}
+
+const char* missing_avx512vnni() {
+  const char* less = missing_avx512();
+  if (*less != '\0') return less;
+  return bit(cpuid(7, 0).ecx, 11) ? "" : "this CPU has no AVX-512 VNNI";
 }
 
 }  // namespace gruengine

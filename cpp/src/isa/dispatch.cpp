@@ -9,13 +9,18 @@
 #include "gruengine/error.h"
 #include "gruengine/isa.h"
 #include "isa/detect.h"
+#include "isa/low_table.h"
 #include "isa/table.h"
 
 namespace gruengine {
 
-#define GRU_ISA_ROW(name)         \
-  namespace name {                \
-  extern const KernelTable table; \
+// Rows that share the float kernels of another set name it as `base`.
+#define GRU_ISA_ROW(name, base)    \
+  namespace base {                 \
+  extern const KernelTable table;  \
+  }                                \
+  namespace name {                 \
+  extern const LowTable low_table; \
   }
 #include "isa_list.inc"
 #undef GRU_ISA_ROW
@@ -26,10 +31,15 @@ std::atomic<const KernelTable*> forced{nullptr};
 
 std::vector<IsaInfo> make_list() {
   std::vector<IsaInfo> list;
-  const auto add = [&list](const char* name, const char* missing, const KernelTable* table) {
-    list.push_back({name, *missing == '\0', missing, table});
+  const auto add = [&list](const char* name, const char* floats, const char* missing,
+                           KernelTable* table, const LowTable* low) {
+    table->isa = name;
+    table->low = low;
+    list.push_back({name, floats, *missing == '\0', missing, table});
   };
-#define GRU_ISA_ROW(name) add(#name, missing_##name(), &name::table);
+#define GRU_ISA_ROW(name, base)                  \
+  static KernelTable name##_table = base::table; \
+  add(#name, #base, missing_##name(), &name##_table, &name::low_table);
 #include "isa_list.inc"
 #undef GRU_ISA_ROW
   return list;

@@ -11,6 +11,7 @@ namespace gruengine {
 // One instruction set this binary was built with.
 struct IsaInfo {
   const char* name;
+  const char* floats;  // the set whose float32 kernels it runs: its own name or another
   bool supported;      // by this CPU and its operating system
   const char* reason;  // what is missing when not supported, else ""
   const KernelTable* table;

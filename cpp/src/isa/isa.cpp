@@ -7,7 +7,8 @@ namespace gruengine {
 
 std::vector<IsaStatus> available_isas() {
   std::vector<IsaStatus> all;
-  for (const IsaInfo& isa : isa_list()) all.push_back({isa.name, isa.supported, isa.reason});
+  for (const IsaInfo& isa : isa_list())
+    all.push_back({isa.name, isa.floats, isa.supported, isa.reason});
   return all;
 }
 

@@ -7,18 +7,6 @@
 
 GRU_BEGIN_KERNELS
 
-// The part of a vector that lies before column n.
-GRU_INLINE Vec load_columns(const float* p, int64_t left) {
-  return left >= Vec::kWidth ? load(p) : load_first(p, static_cast<int>(left), 0.0f);
-}
-GRU_INLINE void store_columns(float* p, Vec a, int64_t left) {
-  if (left >= Vec::kWidth) {
-    store(p, a);
-  } else {
-    store_first(p, a, static_cast<int>(left));
-  }
-}
-
 template <int NV>
 struct GemmTile {
   const GemmArgs& args;

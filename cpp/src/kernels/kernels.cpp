@@ -37,6 +37,7 @@ const KernelTable table = {
     &reduce,
     &softmax,
     &layer_norm,
+    nullptr,
 };
 
 }  // namespace GRU_ISA

@@ -5,7 +5,6 @@
 #include "cells/unit.h"
 #include "kernels/base.h"
 #include "kernels/functions.h"
-#include "kernels/gemm.h"
 #include "kernels/products.h"
 
 GRU_BEGIN_KERNELS

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+// Rows of floats brought into the form that products in bfloat16 and int8 read.
+#pragma once
+
+#include "isa/low_table.h"
+#include "kernels/base.h"
+
+GRU_BEGIN_KERNELS
+
+// Below this the largest value of a row counts as zero: its reciprocal would not be a number.
+constexpr float kLeastRow = 1e-30f;
+
+// Calls f(values, i) for whole vectors of k values, zeros behind them, up to `padded`.
+template <class F>
+GRU_INLINE void each_vector(const float* from, int64_t k, int64_t padded, F f) {
+  constexpr int V = Vec::kWidth;
+  int64_t i = 0;
+  for (; i + V <= k; i += V) f(load(from + i), i);
+  for (; i < padded; i += V) {
+    f(i < k ? load_first(from + i, static_cast<int>(k - i), 0.0f) : splat(0.0f), i);
+  }
+}
+
+GRU_INLINE void prepare_int8_row(const float* from, int64_t k, int64_t padded, float range,
+                                 uint8_t* to, float* scale) {
+  Vec largest = splat(range);
+  Vec poison = splat(0.0f);  // NaN once a value is not finite
+  each_vector(from, k, k, [&](Vec x, int64_t) {
+    largest = max(largest, abs(x));
+    poison = fma(x, splat(0.0f), poison);
+  });
+  const float most = max_of(largest);
+  const Vec inverse = splat(most > kLeastRow ? 127.0f / most : 0.0f);
+  *scale = most / 127.0f + sum(poison);
+  each_vector(from, k, padded, [&](Vec x, int64_t i) { store_bytes(to + i, x * inverse); });
+}
+
+static void prepare_int8(const PrepareArgs& args) {
+  const int64_t padded = (args.k + 3) / 4 * 4;
+  for (int64_t r = 0; r < args.rows; ++r) {
+    prepare_int8_row(args.from + r * args.ld, args.k, padded, args.range,
+                     static_cast<uint8_t*>(args.to) + r * args.stride, args.scale + r);
+  }
+}
+
+// To floats that are bfloat16, since here the products are those of floats.
+static void prepare_bfloat16(const PrepareArgs& args) {
+  const int64_t padded = (args.k + 1) / 2 * 2;
+  for (int64_t r = 0; r < args.rows; ++r) {
+    auto* to = reinterpret_cast<float*>(static_cast<uint8_t*>(args.to) + r * args.stride);
+    each_vector(args.from + r * args.ld, args.k, padded,
+                [&](Vec x, int64_t i) { store(to + i, round_bfloat16(x)); });
+  }
+}
+
+GRU_END_KERNELS

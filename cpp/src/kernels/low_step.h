@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+// One step of a recurrent layer with products in bfloat16 or int8; the cell itself is float32.
+#pragma once
+
+#include "kernels/base.h"
+#include "kernels/low_tile.h"
+#include "kernels/step.h"
+
+GRU_BEGIN_KERNELS
+
+// The pre-activations before the products of a step: `sums` is [panels][rows][kChains] vectors.
+template <class Cell>
+GRU_INLINE void start_sums(const StepArgs& args, int64_t panel, int64_t row, int panels, int rows,
+                           float* sums) {
+  constexpr int V = Vec::kWidth;
+  constexpr int G = Cell::kGates;
+  for (int p = 0; p < panels; ++p) {
+    for (int r = 0; r < rows; ++r) {
+      const float* z = args.z + (row + r) * args.ldz + (panel + p) * (G * V);
+      GRU_UNROLL
+      for (int g = 0; g < G; ++g) store(sums + g * V, load(z + g * V));
+      if constexpr (Cell::kChains > G) store(sums + G * V, load(args.bias_h + (panel + p) * V));
+      sums += Cell::kChains * V;
+    }
+  }
+}
+
+template <class Cell>
+GRU_INLINE void update_sums(const StepArgs& args, int64_t panel, int64_t row, int panels, int rows,
+                            const float* sums) {
+  if (args.params->standard) {
+    update_tile<Cell, StandardFunctions>(args, panel, row, panels, rows, sums);
+  } else {
+    update_tile<Cell, AnyFunctions>(args, panel, row, panels, rows, sums);
+  }
+}
+
+// Bytes of a block of k rows and NV vectors.
+template <class Weights, int NV>
+GRU_INLINE int64_t bytes_of_block(int64_t k) {
+  const int64_t head = Weights::kGroup == 4 ? NV * Vec::kWidth * 8 : 0;
+  return head + (k + Weights::kGroup - 1) / Weights::kGroup * (NV * Vec::kWidth * 4);
+}
+
+template <class Cell, class Weights>
+struct LowStepTile {
+  const LowStepArgs& args;
+
+  template <int P, int R>
+  void run(int64_t panel, int64_t row, Ahead) const {
+    constexpr int G = Cell::kGates;
+    alignas(64) float sums[P * R * Cell::kChains * Vec::kWidth];
+    start_sums<Cell>(args.cell, panel, row, P, R, sums);
+    const auto* w = static_cast<const uint8_t*>(args.w) + panel * args.panel_stride;
+    if (args.cell.input > 0) {
+      add<P, R>(args.x, row, w, args.cell.input, G - 1, sums);
+      w += bytes_of_block<Weights, G>(args.cell.input);
+    }
+    add<P, R>(args.h, row, w, args.cell.recurrent, Cell::recurrent_chain(G - 1), sums);
+    update_sums<Cell>(args.cell, panel, row, P, R, sums);
+  }
+
+  template <int P, int R>
+  void add(const LowRows& a, int64_t row, const uint8_t* w, int64_t k, int last,
+           float* sums) const {
+    Weights::template add<Cell::kGates, P, R>(
+        {static_cast<const uint8_t*>(a.data) + row * a.stride, a.stride,
+         a.scale == nullptr ? nullptr : a.scale + row, w, args.panel_stride,
+         (k + Weights::kGroup - 1) / Weights::kGroup, sums, Cell::kChains, last});
+  }
+};
+
+template <class Cell, class Weights>
+static void low_step(const LowStepArgs& args) {
+  const LowStepTile<Cell, Weights> tile = {args};
+  run_tiles<Cell::kGates, Cell::kGates>(tile, args.cell.panel_begin, args.cell.panel_end,
+                                        args.cell.rows, args.cell.backwards);
+}
+
+GRU_END_KERNELS
