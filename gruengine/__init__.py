@@ -21,6 +21,7 @@ except ImportError as error:  # a source folder that shadows the package, or a b
 from gruengine.conversion import convert, from_torch, verify
 from gruengine.converters.base import ConversionError, ConversionReport
 from gruengine.errors import (
+    DivergenceError,
     FileAccessError,
     GruEngineError,
     InternalError,
@@ -31,6 +32,7 @@ from gruengine.errors import (
     UnsupportedError,
 )
 from gruengine.export import export
+from gruengine.layer_base import Pass, State
 from gruengine.layers import (
     GRU,
     LSTM,
@@ -57,6 +59,7 @@ __all__ = [
     "ConversionError",
     "ConversionReport",
     "Dense",
+    "DivergenceError",
     "Dropout",
     "Embedding",
     "FileAccessError",
@@ -68,9 +71,11 @@ __all__ = [
     "Model",
     "ModelFileError",
     "ModelSpec",
+    "Pass",
     "Sequential",
     "Signature",
     "Softmax",
+    "State",
     "Stream",
     "StreamBusyError",
     "Streamable",
@@ -85,10 +90,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what needs a package beside NumPy when it is first asked for."""
-    if name in ("hub", "torch"):
-        import importlib
+# Where the names of training live.
+_TRAINING = {
+    "RTRL": "rtrl",
+    "Trainer": "trainer",
+}
 
+
+def __getattr__(name: str) -> Any:
+    """Import training, and what needs a package beside NumPy, when it is first asked for."""
+    import importlib
+
+    if name in ("diagnostics", "hub", "initializers", "losses", "metrics", "optimizers", "torch"):
         return importlib.import_module(f"gruengine.{name}")
+    if name in _TRAINING:
+        return getattr(importlib.import_module(f"gruengine.{_TRAINING[name]}"), name)
     raise AttributeError(f"module 'gruengine' has no attribute {name!r}")

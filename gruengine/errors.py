@@ -32,5 +32,23 @@ class FileAccessError(GruEngineError, OSError):
     """The operating system refused to open, read or write a file."""
 
 
+class DivergenceError(GruEngineError, FloatingPointError):
+    """NaN or infinity in training; the parameters are those before the step.
+
+    Attributes
+    ----------
+    step : int
+        Updates before it.
+    layer : str
+        Where it was first seen: a layer, ``"x"`` or ``"loss"``.
+    checkpoint : str or None
+        The last good checkpoint.
+    """
+
+    def __init__(self, message: str, step: int, layer: str, checkpoint: str | None = None) -> None:
+        super().__init__(message)
+        self.step, self.layer, self.checkpoint = step, layer, checkpoint
+
+
 class InternalError(GruEngineError, RuntimeError):
     """A broken invariant inside gruengine: please report it."""

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import re
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gruengine.errors import InvalidInputError
+from gruengine.errors import InvalidInputError, UnsupportedError
 from gruengine.spec import Attr, Dim, Node
 
 Array = np.ndarray[Any, Any]
@@ -30,19 +31,6 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Attr]] | None] = {
     "exponential": ("Exp", {}),
     "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
 }
-
-
-def glorot_uniform(rng: np.random.Generator, rows: int, columns: int) -> Array:
-    """Return ``[rows, columns]`` float32, uniform in +-sqrt(6 / (rows + columns)) (Glorot 2010)."""
-    limit = np.sqrt(6.0 / (rows + columns))
-    return rng.uniform(-limit, limit, (rows, columns)).astype(np.float32)
-
-
-def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> Array:
-    """Return ``[rows, columns]`` float32 whose shorter side is orthonormal (Saxe et al. 2014)."""
-    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-    q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
-    return np.ascontiguousarray(q if rows >= columns else q.T, dtype=np.float32)
 
 
 def positive(name: str, value: int) -> int:
@@ -114,6 +102,46 @@ class GraphBuilder:
         return flow if entry is None else flow.to(self.add(entry[0], name, [flow.name], entry[1]))
 
 
+class State(NamedTuple):
+    """The state of one recurrent layer: ``h`` [D, N, K] and, of an LSTM, ``c`` [D, N, H].
+
+    A gradient by a state has the same form.
+    """
+
+    h: Array
+    c: Array | None = None
+
+
+#: The states of a layer or model, one for each level of its stacks; () where nothing recurs.
+States = tuple[State, ...]
+
+#: ``backprop(dy, dstate)`` returns ``(dx, dstate0)`` and adds to the gradients of the parameters.
+#: ``dy``, ``dstate`` None is zero; ``dx`` is None where the input holds integers.
+Backprop = Callable[..., tuple[Any, States]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass tells every layer.
+
+    lengths : ``[N]`` integers, or None: every row has all T steps
+    training : dropout acts
+    seed : of the masks of this pass; equal seeds drop the same
+    num_threads : of the recurrences
+    logits : the layer leaves out a final sigmoid or softmax, which the loss contains
+    """
+
+    lengths: Array | None = None
+    training: bool = True
+    seed: tuple[int, ...] = (0,)
+    num_threads: int = 1
+    logits: bool = False
+
+    def rng(self, layer: str) -> np.random.Generator:
+        """Return the generator of a layer's masks."""
+        return np.random.default_rng([*self.seed, zlib.crc32(layer.encode())])
+
+
 class Layer(ABC):
     """One layer of a ``Sequential`` model.
 
@@ -123,6 +151,8 @@ class Layer(ABC):
         Unique in its model; given by the model when it is not given by the user.
     params : dict of str to ndarray
         The parameters, float32 and read-only; empty before the model is built.
+    gradients : dict of str to ndarray
+        What ``backprop`` has added up since they were cleared; a parameter without is zero.
     owned : bool
         The layer stands in a model; it cannot stand in a second one.
     """
@@ -133,6 +163,7 @@ class Layer(ABC):
         self.name = name or ""
         self.owned = False
         self.params: dict[str, Array] = {}
+        self.gradients: dict[str, Array] = {}
 
     @property
     def count(self) -> int:
@@ -149,6 +180,36 @@ class Layer(ABC):
 
         With ``graph`` a fresh builder and ``flow`` any name this also computes shapes.
         """
+
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """Run the layer so that it can be trained.
+
+        Parameters
+        ----------
+        x : ``[T, N, I]``, ``[N, I]``, or integers ``[T, N]`` for an Embedding.
+        state : where the recurrence starts; None: zeros.
+        run : what the pass tells every layer.
+
+        Returns
+        -------
+        y, state, backprop
+            See :data:`Backprop`.
+
+        Raises
+        ------
+        UnsupportedError
+            A layer that runs but cannot be trained.
+        """
+        raise UnsupportedError(f"layer {self.name!r} ({type(self).__name__}) cannot be trained")
+
+    def accumulate(self, key: str, gradient: Array) -> None:
+        """Add to the gradient of the parameter ``key``."""
+        if key in self.gradients:
+            self.gradients[key] += gradient
+        else:
+            self.gradients[key] = np.array(gradient, self.params[key].dtype)
 
     def _needs_features(self, features: int | None) -> int:
         if features is None:

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gruengine.errors import InvalidInputError
+from gruengine.initializers import glorot_uniform
 from gruengine.layer_base import (
     ACTIVATIONS,
+    Array,
+    Backprop,
     Flow,
     GraphBuilder,
     Layer,
-    glorot_uniform,
+    Pass,
+    States,
     one_of,
     positive,
 )
@@ -47,6 +53,24 @@ class Embedding(Layer):
         """Add a Gather."""
         table = graph.constant(f"{self.name}.W", self.params["W"])
         return flow.to(graph.add("Gather", self.name, [table, flow.name], {"axis": 0}), self.size)
+
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """See Layer."""
+        from gruengine.training_ops import scatter_rows
+
+        if x.dtype.kind not in "iu" or (x.size and not 0 <= x.min() <= x.max() < self.rows):
+            raise InvalidInputError(
+                f"layer {self.name!r} got {x.dtype} of shape {x.shape}; it reads integers from 0 "
+                f"to {self.rows - 1}"
+            )
+
+        def backprop(dy: Array, dstate: States = ()) -> tuple[Any, States]:
+            self.accumulate("W", scatter_rows(self.rows, x, dy))
+            return None, ()
+
+        return self.params["W"][x], (), backprop
 
 
 class Dense(Layer):
@@ -92,6 +116,28 @@ class Dense(Layer):
             out = graph.add("Add", f"{self.name}.sum", [out, bias], {})
         return graph.activate(flow.to(out, self.units), self.activation, self.name)
 
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """See Layer."""
+        from gruengine.training_ops import ACTIVATIONS as FUNCTIONS
+        from gruengine.training_ops import rows
+
+        W, flat = self.params["W"], rows(x)
+        a = flat @ W
+        if self.use_bias:
+            a += self.params["b"]
+        y, undo = FUNCTIONS["linear" if _left_out(self.activation, run) else self.activation](a)
+
+        def backprop(dy: Array, dstate: States = ()) -> tuple[Any, States]:
+            da = undo(rows(dy))
+            self.accumulate("W", flat.T @ da)
+            if self.use_bias:
+                self.accumulate("b", da.sum(0))
+            return (da @ W.T).reshape(x.shape), ()
+
+        return y.reshape(*x.shape[:-1], self.units), (), backprop
+
 
 class LayerNorm(Layer):
     """``(x - mean) / sqrt(var + epsilon) * scale + shift`` over the last axis (Ba et al. 2016).
@@ -120,6 +166,22 @@ class LayerNorm(Layer):
             graph.add("LayerNormalization", self.name, [flow.name, *constants], {**attrs})
         )
 
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """See Layer."""
+        from gruengine.training_ops import layer_norm
+
+        y, undo = layer_norm(x, self.params["scale"], self.params["shift"], self.epsilon)
+
+        def backprop(dy: Array, dstate: States = ()) -> tuple[Any, States]:
+            dx, dscale, dshift = undo(dy)
+            self.accumulate("scale", dscale)
+            self.accumulate("shift", dshift)
+            return dx, ()
+
+        return y, (), backprop
+
 
 class Activation(Layer):
     """An activation by itself; the names are those of :class:`Dense`."""
@@ -136,6 +198,15 @@ class Activation(Layer):
         """Add the activation."""
         return graph.activate(flow, self.activation, self.name)
 
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """See Layer."""
+        from gruengine.training_ops import ACTIVATIONS as FUNCTIONS
+
+        y, undo = FUNCTIONS["linear" if _left_out(self.activation, run) else self.activation](x)
+        return y, (), lambda dy, dstate=(): (undo(dy), ())
+
 
 class Softmax(Activation):
     """Softmax over the last axis."""
@@ -145,19 +216,24 @@ class Softmax(Activation):
 
 
 class Dropout(Layer):
-    """The identity: dropout acts in training alone.
+    """In training each element is zero with probability ``rate``; else the identity.
+
+    What stays is divided by ``1 - rate``, so that nothing changes in inference.
 
     Parameters
     ----------
     rate : float
-        In [0, 1); kept for training.
+        In [0, 1).
+    variational : bool
+        The same elements for all steps of a sequence (Gal and Ghahramani 2016).
     """
 
-    def __init__(self, rate: float, *, name: str | None = None) -> None:
+    def __init__(self, rate: float, *, variational: bool = False, name: str | None = None) -> None:
         super().__init__(name)
         if not 0 <= rate < 1:
             raise InvalidInputError(f"rate is {rate!r}; it must be at least 0 and less than 1")
         self.rate = float(rate)
+        self.variational = bool(variational)
 
     def build(self, features: int | None, rng: np.random.Generator) -> None:
         """Nothing to start."""
@@ -165,3 +241,21 @@ class Dropout(Layer):
     def emit(self, graph: GraphBuilder, flow: Flow) -> Flow:
         """Add nothing."""
         return flow
+
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """See Layer."""
+        from gruengine.training_ops import dropout_mask
+
+        run = run or Pass()
+        if not run.training or self.rate == 0:
+            return x, (), lambda dy, dstate=(): (dy, ())
+        shape = (1, *x.shape[1:]) if self.variational and x.ndim == 3 else x.shape
+        mask = dropout_mask(run.rng(self.name), shape, self.rate, x.dtype)
+        return x * mask, (), lambda dy, dstate=(): (dy * mask, ())
+
+
+def _left_out(activation: str, run: Pass | None) -> bool:
+    """Whether the loss contains this activation."""
+    return run is not None and run.logits and activation in ("sigmoid", "softmax")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The recurrent layers: RNN, LSTM and GRU with their variants.
+"""What the recurrent layers share: options, parameters, graph and training.
 
 Letters: I input features, H units, K size of the output h (H, or the projection), G gates,
 D directions. Gates stand in ONNX's order: LSTM i, o, f, c; GRU z, r, h.
@@ -7,20 +7,38 @@ D directions. Gates stand in ONNX's order: LSTM i, o, f, c; GRU z, r, h.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 
 from gruengine.errors import InvalidInputError
+from gruengine.initializers import Initializer, start
 from gruengine.layer_base import (
     Array,
+    Backprop,
     Flow,
     GraphBuilder,
     Layer,
-    glorot_uniform,
-    one_of,
-    orthogonal,
+    Pass,
+    States,
     positive,
 )
 from gruengine.spec import Attr, Node
+
+
+class Options(TypedDict, total=False):
+    """The options that every recurrent layer takes: see :class:`Recurrent`."""
+
+    return_sequences: bool
+    bidirectional: bool
+    num_layers: int
+    residual: bool
+    clip: float
+    dropout: float
+    recurrent_dropout: float
+    input_init: Initializer
+    recurrent_init: Initializer
+    name: str | None
 
 
 class Recurrent(Layer):
@@ -37,8 +55,19 @@ class Recurrent(Layer):
         A second set of weights reads the sequence backwards; outputs stand side by side.
     num_layers : int
         Layers of the same size on top of each other.
+    residual : bool
+        The input of each layer is added to its output where they have as many features
+        (He et al. 2016); needs ``return_sequences``.
     clip : float
         Pre-activations are clamped to [-clip, clip]; 0: not clamped.
+    dropout : float
+        In training, of the outputs between the layers of the stack.
+    recurrent_dropout : float
+        In training, of what the recurrent product sees of ``h``: one mask for all steps (Gal and
+        Ghahramani 2016) and all rows of the batch.
+    input_init, recurrent_init : str or function
+        How W and R start: a name of :data:`gruengine.initializers.INITIALIZERS`, or a function of
+        a generator, rows and columns.
 
     Notes
     -----
@@ -58,7 +87,12 @@ class Recurrent(Layer):
         return_sequences: bool = False,
         bidirectional: bool = False,
         num_layers: int = 1,
+        residual: bool = False,
         clip: float = 0.0,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        input_init: Initializer = "glorot",
+        recurrent_init: Initializer = "orthogonal",
         name: str | None = None,
     ) -> None:
         super().__init__(name)
@@ -69,6 +103,14 @@ class Recurrent(Layer):
         if not 0 <= clip < float("inf"):
             raise InvalidInputError(f"clip is {clip!r}; it must be 0 (none) or a positive number")
         self.clip = float(clip)
+        for key, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise InvalidInputError(f"{key} is {rate!r}; it must be at least 0 and below 1")
+        self.dropout, self.recurrent_dropout = float(dropout), float(recurrent_dropout)
+        self.residual = bool(residual)
+        if self.residual and not self.return_sequences:
+            raise InvalidInputError("residual=True needs return_sequences=True")
+        self.input_init, self.recurrent_init = input_init, recurrent_init
 
     @property
     def directions(self) -> int:
@@ -83,20 +125,25 @@ class Recurrent(Layer):
     # -- parameters -------------------------------------------------------------------------------
 
     def build(self, features: int | None, rng: np.random.Generator) -> None:
-        """Start the parameters: Glorot for W, orthogonal for R, zero biases."""
+        """Start the parameters: Glorot for W, orthogonal for R, zero biases by default."""
         size = self._needs_features(features)
+        if self.residual and self.num_layers == 1 and size != self.directions * self.output_size:
+            raise InvalidInputError(
+                f"layer {self.name!r} has residual=True, {size} features before it and "
+                f"{self.directions * self.output_size} after; they must be equal"
+            )
         self.params = {}
         for layer in range(self.num_layers):
             per_direction = [self._start(size, rng) for _ in range(self.directions)]
             for key in per_direction[0]:
-                self.params[key + _suffix(layer)] = np.stack([p[key] for p in per_direction])
+                self.params[key + suffix_of(layer)] = np.stack([p[key] for p in per_direction])
             size = self.directions * self.output_size
 
     def _start(self, size: int, rng: np.random.Generator) -> dict[str, Array]:
         rows = self.gates * self.units
         return {
-            "W": glorot_uniform(rng, rows, size),
-            "R": orthogonal(rng, rows, self.output_size),
+            "W": start(self.input_init, "input_init", rng, rows, size),
+            "R": start(self.recurrent_init, "recurrent_init", rng, rows, self.output_size),
             "b": np.zeros(self.biases * rows, np.float32),
         }
 
@@ -108,11 +155,45 @@ class Recurrent(Layer):
 
     def operands(self, layer: int) -> dict[str, Array]:
         """Return W, R, B and what else the cell has, in the layout of the Recurrent operator."""
-        suffix = _suffix(layer)
+        suffix = suffix_of(layer)
         b = self.params["b" + suffix]
         if self.biases == 1:
             b = np.concatenate([b, np.zeros_like(b)], axis=1)
         return {"W": self.params["W" + suffix], "R": self.params["R" + suffix], "B": b}
+
+    def node_attributes(self) -> dict[str, Attr]:
+        """Return every attribute of the Recurrent node."""
+        own = self.attributes()
+        names = own["activations"]
+        assert isinstance(names, list)
+        return {
+            "cell": self.cell,
+            "hidden_size": self.units,
+            "direction": "bidirectional" if self.bidirectional else "forward",
+            "clip": self.clip,
+            **own,
+            # Affine is the identity here; the others take no numbers.
+            "activation_alpha": [1.0 if name == "Affine" else 0.0 for name in names],
+            "activation_beta": [0.0] * len(names),
+        }
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def add_gradients(self, layer: int, found: dict[str, Array]) -> None:
+        """Add the gradients of ``operands(layer)`` to those of the parameters."""
+        suffix = suffix_of(layer)
+        rows = self.gates * self.units * self.biases
+        self.accumulate("W" + suffix, found["W"])
+        self.accumulate("R" + suffix, found["R"])
+        self.accumulate("b" + suffix, found["B"][:, :rows])
+
+    def begin_update(
+        self, x: Array, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """See Layer; ``state`` has one :class:`State` for each layer of the stack."""
+        from gruengine.recurrent_training import begin_update
+
+        return begin_update(self, x, state, run or Pass())
 
     def emit(self, graph: GraphBuilder, flow: Flow) -> Flow:
         """Add one Recurrent node a layer, and what brings its output to [T, N, D*K] or [N, D*K]."""
@@ -128,7 +209,7 @@ class Recurrent(Layer):
         return flow
 
     def _emit_layer(self, graph: GraphBuilder, flow: Flow, layer: int, sequences: bool) -> Flow:
-        base = self.name + _suffix(layer)
+        base = self.name + suffix_of(layer)
         constants = {k: graph.constant(f"{base}.{k}", v) for k, v in self.operands(layer).items()}
         optional = ["", "", "", constants.get("P", ""), constants.get("projection", "")]
         inputs = [flow.name, constants["W"], constants["R"], constants["B"], *optional]
@@ -136,18 +217,11 @@ class Recurrent(Layer):
             inputs.pop()
         output = f"{base}.Y" if sequences else f"{base}.Y_h"
         outputs = (output,) if sequences else ("", output)
-        attrs: dict[str, Attr] = {
-            "cell": self.cell,
-            "hidden_size": self.units,
-            "direction": "bidirectional" if self.bidirectional else "forward",
-            "clip": self.clip,
-            **self.attributes(),
-        }
-        count = len(attrs["activations"])  # type: ignore[arg-type]
-        attrs["activation_alpha"] = [0.0] * count
-        attrs["activation_beta"] = [0.0] * count
-        graph.nodes.append(Node("Recurrent", tuple(inputs), outputs, attrs, base))
+        node = Node("Recurrent", tuple(inputs), outputs, self.node_attributes(), base)
+        graph.nodes.append(node)
         name = self._join_directions(graph, output, base, sequences)
+        if self.residual and flow.features == self.directions * self.output_size:
+            name = graph.add("Add", f"{base}.residual", [name, flow.name], {})
         return Flow(name, self.directions * self.output_size, sequences)
 
     def _join_directions(self, graph: GraphBuilder, value: str, base: str, sequences: bool) -> str:
@@ -162,182 +236,6 @@ class Recurrent(Layer):
         return graph.add("Reshape", f"{base}.out", [turned, shape], {"allowzero": 0})
 
 
-class RNN(Recurrent):
-    """A simple (Elman) recurrent layer: ``h' = activation(W x + R h + b)``.
-
-    Parameters
-    ----------
-    units : int
-    activation : {"tanh", "relu"}
-    **options
-        ``return_sequences``, ``bidirectional``, ``num_layers``, ``clip``, ``name``:
-        see :class:`Recurrent`.
-    """
-
-    cell = "rnn"
-
-    def __init__(
-        self,
-        units: int,
-        activation: str = "tanh",
-        *,
-        return_sequences: bool = False,
-        bidirectional: bool = False,
-        num_layers: int = 1,
-        clip: float = 0.0,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(
-            units,
-            return_sequences=return_sequences,
-            bidirectional=bidirectional,
-            num_layers=num_layers,
-            clip=clip,
-            name=name,
-        )
-        self.activation = one_of("activation", activation, ("tanh", "relu"))
-
-    def attributes(self) -> dict[str, Attr]:
-        """See Recurrent."""
-        return {"activations": [self.activation.capitalize()] * self.directions}
-
-
-class LSTM(Recurrent):
-    """A long short-term memory layer (Hochreiter and Schmidhuber 1997) with its variants.
-
-    Parameters
-    ----------
-    units : int
-    peepholes : bool
-        The gates also see the cell (Gers and Schmidhuber 2000); parameter ``P`` ``[D, 3*H]``.
-    coupled : bool
-        The forget gate is 1 - the input gate (Greff et al. 2017) and has no weights: G is 3.
-    projection : int, optional
-        K: the output is ``projection h`` (Sak et al. 2014); parameter ``[D, K, H]``.
-    **options
-        ``return_sequences``, ``bidirectional``, ``num_layers``, ``clip``, ``name``:
-        see :class:`Recurrent`.
-    """
-
-    cell = "lstm"
-    gates = 4
-
-    def __init__(
-        self,
-        units: int,
-        *,
-        return_sequences: bool = False,
-        bidirectional: bool = False,
-        num_layers: int = 1,
-        peepholes: bool = False,
-        coupled: bool = False,
-        projection: int | None = None,
-        clip: float = 0.0,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(
-            units,
-            return_sequences=return_sequences,
-            bidirectional=bidirectional,
-            num_layers=num_layers,
-            clip=clip,
-            name=name,
-        )
-        self.peepholes = bool(peepholes)
-        self.coupled = bool(coupled)
-        self.projection = None if projection is None else positive("projection", projection)
-        self.gates = 3 if coupled else 4
-
-    @property
-    def output_size(self) -> int:
-        """K."""
-        return self.projection or self.units
-
-    def attributes(self) -> dict[str, Attr]:
-        """See Recurrent."""
-        names = ["Sigmoid", "Tanh", "Tanh"] * self.directions
-        return {"activations": names, "coupled": int(self.coupled)}
-
-    def _start(self, size: int, rng: np.random.Generator) -> dict[str, Array]:
-        params = super()._start(size, rng)
-        H = self.units
-        if not self.coupled:
-            # A gate that forgets little at first lets gradients through (Jozefowicz et al. 2015).
-            params["b"][2 * H : 3 * H] = 1.0
-        if self.peepholes:
-            count = 2 if self.coupled else 3
-            limit = H**-0.5
-            params["P"] = rng.uniform(-limit, limit, count * H).astype(np.float32)
-        if self.projection is not None:
-            params["projection"] = glorot_uniform(rng, self.projection, H)
-        return params
-
-    def operands(self, layer: int) -> dict[str, Array]:
-        """See Recurrent; a coupled layer gets zeros where the forget gate would be."""
-        found = super().operands(layer)
-        suffix = _suffix(layer)
-        for key in ("P", "projection"):
-            if key + suffix in self.params:
-                found[key] = self.params[key + suffix]
-        if self.coupled:
-            halves = [self._with_forget(half) for half in np.split(found["B"], 2, axis=1)]
-            found["B"] = np.concatenate(halves, axis=1)
-            found["W"], found["R"] = self._with_forget(found["W"]), self._with_forget(found["R"])
-            if "P" in found:
-                found["P"] = self._with_forget(found["P"])
-        return found
-
-    def _with_forget(self, rows: Array) -> Array:
-        """Insert H zero rows after the gates i and o along axis 1."""
-        at, H = 2 * self.units, self.units
-        zeros = np.zeros((rows.shape[0], H, *rows.shape[2:]), np.float32)
-        return np.concatenate([rows[:, :at], zeros, rows[:, at:]], axis=1)
-
-
-class GRU(Recurrent):
-    """A gated recurrent unit (Cho et al. 2014), ``h' = (1 - z) n + z h``.
-
-    Parameters
-    ----------
-    units : int
-    reset : {"after", "before"}
-        The reset gate multiplies after the recurrent product (cuDNN, Keras, PyTorch; that product
-        then has its own bias) or before it (Cho et al.).
-    **options
-        ``return_sequences``, ``bidirectional``, ``num_layers``, ``clip``, ``name``:
-        see :class:`Recurrent`.
-    """
-
-    cell = "gru"
-    gates = 3
-
-    def __init__(
-        self,
-        units: int,
-        *,
-        reset: str = "after",
-        return_sequences: bool = False,
-        bidirectional: bool = False,
-        num_layers: int = 1,
-        clip: float = 0.0,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(
-            units,
-            return_sequences=return_sequences,
-            bidirectional=bidirectional,
-            num_layers=num_layers,
-            clip=clip,
-            name=name,
-        )
-        self.reset = one_of("reset", reset, ("after", "before"))
-        self.biases = 2 if reset == "after" else 1
-
-    def attributes(self) -> dict[str, Attr]:
-        """See Recurrent."""
-        names = ["Sigmoid", "Tanh"] * self.directions
-        return {"activations": names, "reset": self.reset, "update": "keep"}
-
-
-def _suffix(layer: int) -> str:
+def suffix_of(layer: int) -> str:
+    """Return what the names of a layer's parameters end in."""
     return "" if layer == 0 else f"_l{layer}"

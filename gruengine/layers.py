@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gruengine.errors import InvalidInputError
-from gruengine.layer_base import Array, Flow, GraphBuilder, Layer, positive
+from gruengine.layer_base import (
+    Array,
+    Backprop,
+    Flow,
+    GraphBuilder,
+    Layer,
+    Pass,
+    States,
+    positive,
+)
 from gruengine.layer_basic import Activation, Dense, Dropout, Embedding, LayerNorm, Softmax
-from gruengine.layer_recurrent import GRU, LSTM, RNN
+from gruengine.layer_cells import GRU, LSTM, RNN
 from gruengine.spec import Dim, Graph, ModelSpec, Node, Port
 
 if TYPE_CHECKING:
@@ -139,6 +148,43 @@ class Sequential:
         for layer in self.layers:
             for key in layer.params:
                 layer.params[key] = ready.get(f"{layer.name}.{key}", layer.params[key])
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def begin_update(
+        self, x: Any, state: States | None = None, run: Pass | None = None
+    ) -> tuple[Array, States, Backprop]:
+        """Run the model so that it can be trained; :class:`gruengine.Trainer` is the easy way.
+
+        Parameters
+        ----------
+        x : array as in ``__call__``.
+        state : one :class:`State` for each layer of each recurrent stack, in order; None: zeros.
+        run : lengths, dropout and threads of this pass.
+
+        Returns
+        -------
+        y : as ``__call__`` returns it.
+        state : after the last step of each row.
+        backprop : ``backprop(dy, dstate=None) -> (dx, dstate0)``; it adds to the ``gradients`` of
+            the layers. ``dy`` has the shape of ``y``; None is zero.
+        """
+        from gruengine.sequential_training import begin_update
+
+        self._need_built()
+        return begin_update(self, x, state, run or Pass())
+
+    def layer_outputs(
+        self, x: Any, state: States | None = None, run: Pass | None = None
+    ) -> Iterator[tuple[str, Array]]:
+        """Yield the name and the training output, time first, of one layer after the other."""
+        from gruengine.sequential_training import layer_outputs
+
+        return layer_outputs(self, x, state, run or Pass())
+
+    def changed(self) -> None:
+        """Forget compiled models: parameters were written in place."""
+        self._models.clear()
 
     # -- graph ------------------------------------------------------------------------------------
 

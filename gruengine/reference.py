@@ -271,12 +271,12 @@ def recurrent(
     peepholes = None if P is None else shaped("P", P, (D, 3 * H))
     proj = None if projection is None else shaped("projection", projection, (D, K, H))
     ends = check_lengths(lengths, T, N)
-    acts = _activations(cell, D, activations, activation_alpha, activation_beta)
+    acts = activations_of(cell, D, activations, activation_alpha, activation_beta)
 
     Y = np.zeros((T, D, N, K))
     Y_h, Y_c = np.zeros((D, N, K)), np.zeros((D, N, H))
     for d in range(D):
-        step = _stepper(
+        step = stepper(
             cell, W[d], R[d], B[d], None if peepholes is None else peepholes[d],
             None if proj is None else proj[d], acts[d], clip, bool(coupled), reset, update,
         )  # fmt: skip
@@ -292,7 +292,7 @@ def recurrent(
 Stepper = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
-def _stepper(
+def stepper(
     cell: str,
     W: Array,
     R: Array,
@@ -305,6 +305,8 @@ def _stepper(
     reset: str,
     update: str,
 ) -> Stepper:
+    """Return the step of one direction, its weights bound."""
+
     def rnn(x: Array, h: Array, c: Array) -> tuple[Array, Array]:
         return rnn_step(x, h, W, R, b, f=acts[0], clip=clip).h, c
 
@@ -337,7 +339,7 @@ def _run_direction(
     return Y, h, c
 
 
-def _activations(
+def activations_of(
     cell: str,
     D: int,
     names: Sequence[str] | None,

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The recurrent layers in training: forward through the stack, backpropagation through time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gruengine.errors import InvalidInputError
+from gruengine.layer_base import Array, Backprop, Pass, State, States
+from gruengine.layer_recurrent import Recurrent
+from gruengine.training_core import recurrent_training
+from gruengine.training_ops import dropout_mask
+
+# What stands where in the arguments of forward and in what backward returns after dx.
+OPERANDS = ("W", "R", "B", "P", "projection")
+
+
+def begin_update(
+    layer: Recurrent, x: Array, state: States | None, run: Pass
+) -> tuple[Array, States, Backprop]:
+    """See :meth:`gruengine.layer_base.Layer.begin_update`."""
+    if state and len(state) != layer.num_layers:
+        raise InvalidInputError(
+            f"layer {layer.name!r} got {len(state)} states; it has {layer.num_layers} layers"
+        )
+    states, undos = [], []
+    rng = run.rng(layer.name)
+    for level in range(layer.num_layers):
+        if level and layer.dropout and run.training:
+            mask = dropout_mask(rng, x.shape, layer.dropout, x.dtype)
+            x = x * mask
+            undos.append(_Scaled(mask))
+        step = _Level(layer, level, rng, run)
+        x, after = step.forward(x, state[level] if state else None)
+        states.append(after)
+        undos.append(step)
+
+    def backprop(dy: Array | None, dstate: States = ()) -> tuple[Any, States]:
+        before: list[State] = []
+        for undo in reversed(undos):
+            if isinstance(undo, _Scaled):
+                dy = dy * undo.mask if dy is not None else None
+                continue
+            dy, start = undo.backward(dy, dstate[undo.level] if dstate else None)
+            before.insert(0, start)
+        return dy, tuple(before)
+
+    return x, tuple(states), backprop
+
+
+class _Scaled:
+    """Dropout between two layers of a stack."""
+
+    def __init__(self, mask: Array) -> None:
+        self.mask = mask
+
+
+class _Level:
+    """One layer of a stack in one pass."""
+
+    def __init__(self, layer: Recurrent, level: int, rng: np.random.Generator, run: Pass) -> None:
+        self.layer, self.level, self.run = layer, level, run
+        self.sequences = layer.return_sequences or level < layer.num_layers - 1
+        self.operands = layer.operands(level)
+        self.mask: Array | None = None
+        if layer.recurrent_dropout and run.training:
+            # R (m h) is (R m) h: a mask over the columns costs the kernels nothing.
+            R = self.operands["R"]
+            shape = (R.shape[0], 1, R.shape[2])
+            self.mask = dropout_mask(rng, shape, layer.recurrent_dropout, R.dtype)
+            self.operands["R"] = R * self.mask
+
+    def forward(self, x: Array, state: State | None) -> tuple[Array, State]:
+        layer = self.layer
+        self.residual = layer.residual and x.shape[2] == layer.directions * layer.output_size
+        self.core = recurrent_training(
+            layer.node_attributes(), x.shape[2], layer.units, self.run.num_threads
+        )
+        y, h, c, self.tape = self.core.forward(
+            np.ascontiguousarray(x),
+            *(self.operands.get(key) for key in OPERANDS),
+            None if state is None else state.h,
+            None if state is None else state.c,
+            self.run.lengths,
+        )
+        self.shape = h.shape
+        if not self.sequences:
+            D, N, K = h.shape
+            return np.ascontiguousarray(h.transpose(1, 0, 2)).reshape(N, D * K), State(h, c)
+        return y + x if self.residual else y, State(h, c)
+
+    def backward(self, dy: Array | None, dstate: State | None) -> tuple[Array, State]:
+        dh = None if dstate is None else dstate.h
+        dc = None if dstate is None else dstate.c
+        direct = dy if self.residual else None
+        if not self.sequences and dy is not None:
+            D, N, K = self.shape
+            last = np.ascontiguousarray(dy.reshape(N, D, K).transpose(1, 0, 2))
+            dy, dh = None, last if dh is None else last + dh
+        dx, *rest, dh0, dc0 = self.core.backward(self.tape, dy, dh, dc, True)
+        found = {k: g for k, g in zip(OPERANDS, rest, strict=True) if g is not None}
+        if self.mask is not None:
+            found["R"] = found["R"] * self.mask
+        self.layer.add_gradients(self.level, found)
+        return dx if direct is None else dx + direct, State(dh0, dc0)

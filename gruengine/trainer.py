@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: MIT
+"""The comfortable way to train: ``Trainer`` holds a model, a loss and an optimizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gruengine import checkpoint as checkpoints
+from gruengine.errors import DivergenceError, InvalidInputError, ModelFileError
+from gruengine.layer_base import Array, Pass, States
+from gruengine.losses import Loss, loss_of
+from gruengine.metrics import Metric, metrics_of
+from gruengine.optimizers import Optimizer, clip_by_norm, clip_by_value, global_norm, optimizer_of
+from gruengine.training_ops import ACTIVATIONS
+from gruengine.training_parameters import Parameters
+
+if TYPE_CHECKING:
+    from gruengine.fitting import History
+    from gruengine.layers import Sequential
+
+Path = str | os.PathLike[str]
+
+
+class Step(NamedTuple):
+    """What one update did.
+
+    loss : before the update
+    state : after the last step of each row; give it to the next ``step`` to go on (truncated
+        backpropagation: no gradient flows through it)
+    norm : of all gradients together, before clipping
+    metrics : by name
+    count : targets that counted
+    """
+
+    loss: float
+    state: States
+    norm: float
+    metrics: dict[str, float]
+    count: int
+
+
+class Trainer:
+    """Trains a model in place.
+
+    Parameters
+    ----------
+    net : Sequential
+        Built. Its parameters are trained in place; ``net(x)``, ``net.stream()``, ``net.save()``
+        always use the present ones.
+    loss : str or Loss
+        ``"mse"``, ``"mae"``, ``"huber"``, ``"binary_cross_entropy"``, ``"cross_entropy"``,
+        ``"ctc"``, or a :class:`gruengine.losses.Loss`. A model that ends in the sigmoid or softmax
+        that a loss contains is trained on what stands before it.
+    optimizer : str or Optimizer
+        ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, or an instance of
+        :mod:`gruengine.optimizers`.
+    clip_norm, clip_value : float, optional
+        Bound of the global norm of the gradients (Pascanu et al. 2013), of each element.
+    metrics : sequence of str or callable
+        ``"accuracy"``, ``"mae"``, ``"mse"``, or functions of ``(y, target, mask)``.
+    num_threads : int
+        Of the recurrences. Different numbers of threads give the same bits.
+    seed : int
+        Of dropout and of the order of batches: the same seed, data and machine repeat a run bit
+        for bit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gruengine as gr
+    >>> net = gr.Sequential([gr.GRU(8), gr.Dense(1)], input_size=1)
+    >>> x = np.random.default_rng(0).normal(size=(64, 10, 1)).astype(np.float32)
+    >>> trainer = gr.Trainer(net, "mse", gr.optimizers.Adam(0.01))
+    >>> history = trainer.fit(x, x.sum(1), epochs=3, progress=False)
+    >>> len(history.rows)
+    3
+    """
+
+    def __init__(
+        self,
+        net: Sequential,
+        loss: str | Loss = "mse",
+        optimizer: str | Optimizer = "adam",
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        metrics: Sequence[str | Metric] = (),
+        num_threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        for name, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if bound is not None and not 0 < bound < float("inf"):
+                raise InvalidInputError(f"{name} is {bound!r}; it must be a positive number")
+        self.net, self.loss, self.optimizer = net, loss_of(loss), optimizer_of(optimizer)
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.metrics = metrics_of(tuple(metrics))
+        self.num_threads, self.seed = num_threads, seed
+        self.checkpoint: str | None = None
+        self.parameters = Parameters(net)
+        self.ending = _ending(net)
+        if self.loss.activation != "linear" and self.ending not in ("linear", self.loss.activation):
+            raise InvalidInputError(
+                f"the model ends in {self.ending!r} and the loss contains "
+                f"{self.loss.activation!r}; the model must end in that, or in nothing"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self.optimizer.steps
+
+    # -- one update -------------------------------------------------------------------------------
+
+    def step(
+        self,
+        x: Any,
+        y: Any,
+        lengths: Any = None,
+        state: States | None = None,
+        mask: Any = None,
+    ) -> Step:
+        """Run a batch forward and backward and update the parameters once.
+
+        Parameters
+        ----------
+        x : array ``[N, T, F]``, or ``[N, T]`` integers for an Embedding (time first if the model
+            is so).
+        y : targets, as the loss wants them: for outputs ``[N, T, C]`` of numbers the same shape,
+            of classes ``[N, T]`` integers; without T where the model gives its last output.
+        lengths : ``[N]`` integers, optional
+            Steps of each row; later ones are neither read nor learned.
+        state : optional
+            Where the recurrence starts, as an earlier step returned it.
+        mask : ``[N, T]`` or ``[N]``, optional
+            Which targets count, and how much if it is float.
+
+        Raises
+        ------
+        DivergenceError
+            NaN or infinity in the loss or a gradient; nothing was updated.
+        """
+        self.parameters.adopt()
+        run = self._pass(lengths, True)
+        found, states, backprop = self.net.begin_update(x, state, run)
+        target, weights = np.asarray(y), self._mask(found, mask, run.lengths)
+        loss, dy = self._loss(found, target, weights)
+        if not np.isfinite(loss):
+            self._diverged(x, state, run, f"the loss is {loss}")
+        self.parameters.clear_gradients()
+        backprop(dy)
+        norm = self._clip()
+        self.optimizer.update(self.parameters.values, self.parameters.gradients())
+        self.parameters.clear_gradients()
+        self.net.changed()
+        return Step(loss, states, norm, self._measure(found, target, weights),
+                    _count(found, weights))  # fmt: skip
+
+    def _pass(self, lengths: Any, training: bool) -> Pass:
+        rows = None if lengths is None else np.asarray(lengths)
+        if rows is not None and (rows.ndim != 1 or rows.dtype.kind not in "iu"):
+            raise InvalidInputError(
+                f"lengths are {rows.dtype} of shape {rows.shape}; they must be integers, [N]"
+            )
+        logits = self.loss.activation != "linear" and self.ending == self.loss.activation
+        return Pass(rows, training, (self.seed, self.steps), self.num_threads, logits)
+
+    def _loss(self, y: Array, target: Any, mask: Array | None) -> tuple[float, Array]:
+        if not self.loss.time_first or not self.net.batch_first:
+            return self.loss(y, target, mask)
+        value, dy = self.loss(y.swapaxes(0, 1), target, None if mask is None else mask.T)
+        return value, dy.swapaxes(0, 1)
+
+    def _mask(self, y: Array, mask: Any, lengths: Array | None) -> Array | None:
+        """Which targets count: those asked for, and of sequences those within their lengths."""
+        found = None if mask is None else np.asarray(mask)
+        if lengths is None or y.ndim < 3:
+            return found
+        time = 1 if self.net.batch_first else 0
+        steps = np.arange(y.shape[time])
+        within = steps < lengths[:, None] if time else steps[:, None] < lengths
+        return within if found is None else np.where(within, found, 0).astype(found.dtype)
+
+    def _clip(self) -> float:
+        gradients = self.parameters.gradients()
+        norm = global_norm(gradients)
+        if not np.isfinite(norm):
+            bad = [name for name, g in gradients.items() if not np.isfinite(g).all()]
+            layer = bad[-1].rsplit(".", 1)[0] if bad else "all"
+            self.parameters.clear_gradients()
+            self._stop(layer, f"the gradient of {', '.join(bad) or 'all'} is not finite")
+        if self.clip_value is not None:
+            clip_by_value(gradients, self.clip_value)
+        if self.clip_norm is not None:
+            clip_by_norm(gradients, self.clip_norm)
+        return norm
+
+    def _measure(self, y: Array, target: Array, mask: Array | None) -> dict[str, float]:
+        if not self.metrics:
+            return {}
+        if self.loss.activation != "linear":
+            y = ACTIVATIONS[self.loss.activation](y)[0]
+        return {name: metric(y, target, mask) for name, metric in self.metrics.items()}
+
+    # -- NaN and infinity -------------------------------------------------------------------------
+
+    def _diverged(self, x: Any, state: States | None, run: Pass, what: str) -> None:
+        """Run the layers again, one by one, to name the first that gave NaN or infinity."""
+        array = np.asarray(x)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            self._stop("x", f"{what}; x holds NaN or infinity")
+        for name, value in self.parameters.values.items():
+            if not np.isfinite(value).all():
+                self._stop(name.rsplit(".", 1)[0], f"{what}; {name} holds NaN or infinity")
+        for name, value in self.net.layer_outputs(x, state, run):
+            if not np.isfinite(value).all():
+                self._stop(name, f"{what}; layer {name!r} gave NaN or infinity")
+        self._stop("loss", what)
+
+    def _stop(self, layer: str, what: str) -> None:
+        kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
+        raise DivergenceError(
+            f"step {self.steps}, layer {layer!r}: {what}; nothing was updated{kept}",
+            self.steps, layer, self.checkpoint,
+        )  # fmt: skip
+
+    # -- evaluation -------------------------------------------------------------------------------
+
+    def evaluate(
+        self, x: Any, y: Any, lengths: Any = None, *, mask: Any = None, batch_size: int = 256
+    ) -> dict[str, float]:
+        """Return loss and metrics without dropout and without an update, for arrays of any N."""
+        from gruengine.fitting import batches_of, rows_of
+
+        self.parameters.adopt()
+        total, seen = dict.fromkeys(["loss", *self.metrics], 0.0), 0
+        data = (x, y, lengths, mask)
+        for rows in batches_of(rows_of(np.asarray(x), self.net.batch_first), batch_size):
+            part = [take(value, rows, self.net.batch_first) for value in data]
+            run = self._pass(part[2], False)
+            found, _, _ = self.net.begin_update(part[0], None, run)
+            target, weights = np.asarray(part[1]), self._mask(found, part[3], run.lengths)
+            count = _count(found, weights)
+            values = {"loss": self._loss(found, target, weights)[0]}
+            values.update(self._measure(found, target, weights))
+            for name, value in values.items():
+                total[name] += value * count
+            seen += count
+        return {name: value / max(seen, 1) for name, value in total.items()}
+
+    def fit(self, x: Any, y: Any, lengths: Any = None, **options: Any) -> History:
+        """Train for some epochs: see :func:`gruengine.fitting.fit` for the options."""
+        from gruengine.fitting import fit
+
+        return fit(self, x, y, lengths, **options)
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def save(self, path: Path, **facts: Any) -> None:
+        """Write a checkpoint, whole or not at all; ``gruengine.load`` runs it as a model."""
+        self.parameters.adopt()
+        tensors = {f"param/{name}": value for name, value in self.parameters.values.items()}
+        for name, kept in self.optimizer.memory.items():
+            tensors.update({f"memory/{key}/{name}": value for key, value in kept.items()})
+        tensors.update(facts.pop("tensors", {}))
+        state = {
+            "steps": self.steps,
+            "seed": self.seed,
+            "optimizer": type(self.optimizer).__name__,
+            "loss": type(self.loss).__name__,
+            **facts,
+        }
+        checkpoints.save(path, self.net.spec(), checkpoints.Checkpoint(tensors, state))
+        self.checkpoint = os.fspath(path)
+
+    def load(self, path: Path) -> checkpoints.Checkpoint:
+        """Go on where a checkpoint was written, bit for bit, and return all it holds.
+
+        The trainer must be made as the one that wrote it: model, optimizer, loss and seed.
+
+        Raises
+        ------
+        ModelFileError
+            No checkpoint, or one of another model, optimizer, loss or seed; nothing is changed.
+        """
+        found = checkpoints.load(path)
+        own = {
+            "optimizer": type(self.optimizer).__name__,
+            "loss": type(self.loss).__name__,
+            "seed": self.seed,
+        }
+        for key, value in own.items():
+            if found.facts.get(key) != value:
+                raise ModelFileError(
+                    f"{os.fspath(path)!r} was written with {key} {found.facts.get(key)!r}; "
+                    f"this trainer has {value!r}"
+                )
+        params = _below(found.tensors, "param/")
+        shapes = {name: value.shape for name, value in self.parameters.values.items()}
+        if {name: value.shape for name, value in params.items()} != shapes:
+            raise ModelFileError(f"{os.fspath(path)!r} holds the parameters of another model")
+        self.parameters.set(params)
+        memory: dict[str, dict[str, Array]] = {}
+        for key in self.optimizer.keeps:
+            for name, value in _below(found.tensors, f"memory/{key}/").items():
+                memory.setdefault(name, {})[key] = value.copy()
+        self.optimizer.memory, self.optimizer.steps = memory, int(found.facts["steps"])
+        self.checkpoint = os.fspath(path)
+        return found
+
+
+def take(value: Any, rows: Array, batch_first: bool) -> Any:
+    """Return the rows of a batch from an array whose batch axis the model names, or a list."""
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray):
+        return [value[row] for row in rows]
+    return value[rows] if batch_first or value.ndim == 1 else value[:, rows]
+
+
+def _below(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _count(y: Array, mask: Array | None) -> int:
+    """How many targets count."""
+    return int(np.prod(y.shape[:-1])) if mask is None else int(np.count_nonzero(mask))
+
+
+def _ending(net: Any) -> str:
+    """Return the activation that a model ends in."""
+    return str(getattr(net.layers[-1], "activation", "linear"))
