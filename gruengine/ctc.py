@@ -103,7 +103,8 @@ def ctc_row(logs: Array, labels: Array, blank: int) -> tuple[float, Array]:
             return np.inf, np.full((T, C), np.nan)
         occupied = np.exp(alpha + beta - at - total)
     found = np.zeros((T, C))
-    np.add.at(found, (slice(None), path), np.where(np.isfinite(at), occupied, 0))
+    for place, label in enumerate(path):
+        found[:, label] += np.where(np.isfinite(at[:, place]), occupied[:, place], 0)
     return -float(total), found
 
 

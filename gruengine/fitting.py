@@ -188,7 +188,7 @@ class _Fit:
         self.sums = dict(facts["sums"])
         self.history = History(facts["rows"], facts["best"], facts["stopped"])
         self.best = {k[5:]: v.copy() for k, v in found.tensors.items() if k.startswith("best/")}
-        states = []
+        states: list[State] = []
         while f"state/{len(states)}/h" in found.tensors:
             at = f"state/{len(states)}/"
             states.append(State(found.tensors[at + "h"], found.tensors.get(at + "c")))
@@ -258,8 +258,8 @@ class _Fit:
     def _add(self, step: Step) -> None:
         values = {"loss": step.loss, **step.metrics}
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * step.count
-        self.count += step.count
+            self.sums[name] = self.sums.get(name, 0.0) + value * step.counted
+        self.count += step.counted
         means = {name: value / max(self.count, 1) for name, value in self.sums.items()}
         self.bar.show(self._label(), self.batch + 1, means)
 

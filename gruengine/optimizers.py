@@ -119,7 +119,7 @@ class SGD(Optimizer):
 class RMSprop(Optimizer):
     """``s = alpha s + (1 - alpha) g^2``, ``p -= rate g / (sqrt(s) + epsilon)``."""
 
-    keeps = ("square",)
+    keeps: tuple[str, ...] = ("square",)
 
     def __init__(
         self,

@@ -25,7 +25,8 @@ def begin_update(
         raise InvalidInputError(
             f"layer {layer.name!r} got {len(state)} states; it has {layer.num_layers} layers"
         )
-    states, undos = [], []
+    states: list[State] = []
+    undos: list[_Scaled | _Level] = []
     rng = run.rng(layer.name)
     for level in range(layer.num_layers):
         if level and layer.dropout and run.training:

@@ -31,9 +31,9 @@ from gruengine.reference_activations import Activation, Array, sigmoid
 def derivative(f: Activation, a: Array) -> Array:
     """Return f'(a); where f has a corner, the derivative on the side that f's definition names."""
     alpha, beta = f.alpha, f.beta
-    y = f(a)
+    y: Array = f(a)
     if f.name == "Sigmoid":
-        return y * (1 - y)
+        return np.asarray(y * (1 - y))
     if f.name == "Tanh":
         return 1 - y * y
     if f.name == "Relu":

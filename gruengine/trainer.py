@@ -33,14 +33,14 @@ class Step(NamedTuple):
         backpropagation: no gradient flows through it)
     norm : of all gradients together, before clipping
     metrics : by name
-    count : targets that counted
+    counted : how many targets counted
     """
 
     loss: float
     state: States
     norm: float
     metrics: dict[str, float]
-    count: int
+    counted: int
 
 
 class Trainer:
@@ -145,19 +145,21 @@ class Trainer:
         """
         self.parameters.adopt()
         run = self._pass(lengths, True)
-        found, states, backprop = self.net.begin_update(x, state, run)
-        target, weights = np.asarray(y), self._mask(found, mask, run.lengths)
-        loss, dy = self._loss(found, target, weights)
-        if not np.isfinite(loss):
-            self._diverged(x, state, run, f"the loss is {loss}")
-        self.parameters.clear_gradients()
-        backprop(dy)
-        norm = self._clip()
-        self.optimizer.update(self.parameters.values, self.parameters.gradients())
-        self.parameters.clear_gradients()
-        self.net.changed()
-        return Step(loss, states, norm, self._measure(found, target, weights),
-                    _count(found, weights))  # fmt: skip
+        # NaN and infinity are found by looking for them, not by warnings on the way.
+        with np.errstate(all="ignore"):
+            found, states, backprop = self.net.begin_update(x, state, run)
+            target, weights = _targets(y), self._mask(found, mask, run.lengths)
+            loss, dy = self._loss(found, target, weights)
+            if not np.isfinite(loss):
+                self._diverged(x, state, run, f"the loss is {loss}")
+            self.parameters.clear_gradients()
+            backprop(dy)
+            norm = self._clip()
+            self.optimizer.update(self.parameters.values, self.parameters.gradients())
+            self.parameters.clear_gradients()
+            self.net.changed()
+            metrics = self._measure(found, target, weights)
+        return Step(loss, states, norm, metrics, _count(found, weights))
 
     def _pass(self, lengths: Any, training: bool) -> Pass:
         rows = None if lengths is None else np.asarray(lengths)
@@ -198,7 +200,7 @@ class Trainer:
             clip_by_norm(gradients, self.clip_norm)
         return norm
 
-    def _measure(self, y: Array, target: Array, mask: Array | None) -> dict[str, float]:
+    def _measure(self, y: Array, target: Any, mask: Array | None) -> dict[str, float]:
         if not self.metrics:
             return {}
         if self.loss.activation != "linear":
@@ -242,7 +244,7 @@ class Trainer:
             part = [take(value, rows, self.net.batch_first) for value in data]
             run = self._pass(part[2], False)
             found, _, _ = self.net.begin_update(part[0], None, run)
-            target, weights = np.asarray(part[1]), self._mask(found, part[3], run.lengths)
+            target, weights = _targets(part[1]), self._mask(found, part[3], run.lengths)
             count = _count(found, weights)
             values = {"loss": self._loss(found, target, weights)[0]}
             values.update(self._measure(found, target, weights))
@@ -323,6 +325,12 @@ def take(value: Any, rows: Array, batch_first: bool) -> Any:
 
 def _below(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _targets(y: Any) -> Any:
+    """Return targets as an array; sequences of different lengths (CTC) stay a list."""
+    ragged = isinstance(y, (list, tuple)) and len({np.shape(row) for row in y}) > 1
+    return y if ragged else np.asarray(y)
 
 
 def _count(y: Array, mask: Array | None) -> int:

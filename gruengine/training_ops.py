@@ -140,4 +140,4 @@ def dropout_mask(
 ) -> Array:
     """Return zeros with probability ``rate``, else ``1 / (1 - rate)`` (inverted dropout)."""
     kept = rng.random(shape, dtype=np.float32) >= rate
-    return kept.astype(dtype) / np.dtype(dtype).type(1 - rate)
+    return np.asarray(kept / np.float32(1 - rate), dtype)
