@@ -250,7 +250,8 @@ class _Run:
 
     def _stack(self, layer: Layer, arrays: Arrays, x: str, given: list[str]) -> Result:
         """Run cells on top of each other; y is [N, T, K]."""
-        size, y, states = self.size, x, []
+        states: list[tuple[str, str]] = []
+        size, y = self.size, x
         way = "reverse" if layer.backwards else "forward"
         for cell in layer.cells:
             mine, given = given[: cell.states], given[cell.states :]
@@ -259,7 +260,7 @@ class _Run:
             where = f"{self.where}/{cell.path}" if len(layer.cells) > 1 else self.where
             found = self.b.recurrent(where, y, parts, wanted, mine, self.lengths)
             y = self._node("Squeeze", found[0], self.b.ints(self.where, "direction_axis", [1]))
-            states += [self._state(one, start) for one, start in self._with(found[1:], mine)]
+            states += self._with(found[1:], mine)
             size = cell.units
         return self._result(y, states, layer)
 
@@ -284,17 +285,19 @@ class _Run:
         for index, layer in enumerate(layers):
             way = order[index]
             mine = [end[way] for end in ends]
-            after = [self._state(one, at) for one, at in self._with(mine, states[index])]
-            results.append(self._result(ways[way], after, layer))
+            results.append(self._result(ways[way], self._with(mine, states[index]), layer))
         return results
 
     def _halves(self, value: str, axis: int) -> tuple[str, str]:
         return self.b.halves(self.where, value, axis)
 
-    def _result(self, y: str, states: list[str], layer: Layer) -> Result:
+    def _result(self, y: str, ends: list[tuple[str, str]], layer: Layer) -> Result:
         if not self.time_major:
             y = self.b.swapped(self.where, y, time=True)
-        last = states[-layer.cells[-1].states]
+        states = [self._state(one, start) for one, start in ends]
+        top, start = ends[-layer.cells[-1].states]
+        # Where no step counts, the output is zero and not the state, which is the initial one.
+        last = self._state(top, "") if start else states[-layer.cells[-1].states]
         if self.masked:
             y = self._spread(y, layer)
         if self.masked and not layer.sequences and layer.zero_masked:

@@ -34,6 +34,7 @@ from gruengine.converters.onnx_model import OnnxGraph, OnnxModel, Value, read_mo
 from gruengine.converters.onnx_ops import NEWEST
 from gruengine.converters.onnx_projection import fuse_projected
 from gruengine.converters.onnx_rewrite import rewrite
+from gruengine.converters.onnx_sequences import without_lists
 from gruengine.converters.onnx_tensor import type_name
 from gruengine.converters.onnx_walk import Scope, Walker
 from gruengine.converters.state_pairs import find_pairs
@@ -111,7 +112,7 @@ class _Conversion:
 
     def run(self) -> tuple[ModelSpec, ConversionReport]:
         """Convert; raises ConversionError with all reasons."""
-        graph = self.model.graph
+        graph = without_lists(self.model.graph, self.model.opset)
         for key, value in sorted(self.options.hints.items()):
             if key not in HINTS or not isinstance(value, bool):
                 allowed = f"ONNX models take {', '.join(HINTS)}, each True or False"

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 #: Largest error of a float32 output, relative to the largest value of that output.
 TOLERANCE = 1e-4
 #: Outputs smaller than this are measured as if they were this large.
-SMALLEST_SCALE = 1e-3
+SMALLEST_SCALE = 1e-2
 
 _SEED = 20
 _MOST_TRIES = 96

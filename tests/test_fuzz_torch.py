@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""A few dozen random PyTorch models through both exporters; more: python -m fuzz.torch_models."""
+"""Random PyTorch models through both exporters, and traced; more: python -m fuzz.torch_models."""
 
 from __future__ import annotations
 
 import pytest
-from fuzz.torch_models import Outcome, quiet, run
+from fuzz.tally import Outcome
+from fuzz.torch_models import quiet, run
 
-LEGACY, DYNAMO = range(48), range(12)
+SEEDS = {"legacy": range(48), "dynamo": range(12), "direct": range(12)}
 
 
-def outcomes(seeds: range, dynamo: bool) -> dict[int, Outcome]:
+def outcomes(seeds: range, exporter: str) -> dict[int, Outcome]:
     with quiet():
-        return {seed: run(seed, dynamo) for seed in seeds}
+        return {seed: run(seed, exporter) for seed in seeds}
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
-def test_random_models(dynamo: bool) -> None:
-    found = outcomes(DYNAMO if dynamo else LEGACY, dynamo)
+@pytest.mark.parametrize("exporter", [*SEEDS])
+def test_random_models(exporter: str) -> None:
+    found = outcomes(SEEDS[exporter], exporter)
     bad = {seed: o.notes for seed, o in found.items() if o.kind in ("wrong", "refused")}
     assert bad == {}
     converted = sum(outcome.kind == "converted" for outcome in found.values())

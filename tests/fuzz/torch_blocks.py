@@ -6,18 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor, nn
 
-Rng = np.random.Generator
-Made = "tuple[nn.Module, int, int]"
-
-
-def one_of(rng: Rng, *choices: Any) -> Any:
-    """Return one of the choices."""
-    return choices[int(rng.integers(len(choices)))]
+from fuzz.torch_networks import Nest, Opposed, Pair, Rng, Scripted, Tower, one_of
 
 
 class Lambda(nn.Module):  # type: ignore[misc]
@@ -244,12 +237,19 @@ def layer(rng: Rng, width: int, hidden: int, packed: bool) -> tuple[nn.Module, i
     return made, hidden * (2 if both else 1)
 
 
+def made_of(rng: Rng, kind: str, width: int, hidden: int) -> tuple[nn.Module, int]:
+    """Return one of the blocks of several recurrent parts."""
+    if kind == "opposed":
+        made = Opposed(rng, width, hidden)
+        return made, hidden * (1 if made.adds else 2)
+    if kind == "scripted":
+        return Scripted(width, hidden), hidden
+    return {"pair": Pair, "tower": Tower}[kind](rng, width, hidden), hidden
+
+
 def block(rng: Rng, width: int, depth: int = 0) -> tuple[nn.Module, int]:
     """Return a block from [N, T, width] and the width of its output."""
-    kind = str(rng.choice(
-        ["layer", "cell", "linear", "activation", "norm", "conv", "function", "residual",
-         "grouped"], p=[0.3, 0.1, 0.15, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05],
-    ))  # fmt: skip
+    kind = str(rng.choice([*PARTS], p=[*PARTS.values()]))
     hidden = int(rng.integers(2, 13))
     if kind == "layer":
         return layer(rng, width, hidden, False)
@@ -273,4 +273,27 @@ def block(rng: Rng, width: int, depth: int = 0) -> tuple[nn.Module, int]:
             return inner, out
         made = Residual(rng, inner, out == width)
         return made, width + out if made.form == 2 else width
+    if kind == "nest" and depth < 2:
+        return nest(rng, width, depth)
+    if kind in ("opposed", "pair", "tower", "scripted"):
+        return made_of(rng, kind, width, hidden)
     return nn.Dropout(0.3), width
+
+
+def nest(rng: Rng, width: int, depth: int) -> tuple[nn.Module, int]:
+    """Return blocks in a list inside of a module."""
+    stages: list[nn.Module] = []
+    start, same = width, True
+    for _ in range(int(rng.integers(2, 4))):
+        made, width = block(rng, width, depth + 1)
+        same = same and width == start and not any(isinstance(m, Lambda) for m in made.modules())
+        stages.append(made)
+    return Nest(stages, same), width
+
+
+#: Blocks and how often they are drawn.
+PARTS = {
+    "layer": 0.26, "cell": 0.09, "linear": 0.13, "activation": 0.09, "norm": 0.09, "conv": 0.09,
+    "function": 0.05, "residual": 0.05, "grouped": 0.04, "nest": 0.04, "opposed": 0.025,
+    "pair": 0.025, "tower": 0.01, "scripted": 0.01,
+}  # fmt: skip
