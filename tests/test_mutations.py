@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fuzz import mutate, seeds
 
-SEED, COUNT = 7, 3000
+SEED, COUNT = 7, 5000
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_watch_sees_trouble(
         "real, kept, calls = gr.load, [], []\n"
         "def load(source, **hints):\n"
         "    calls.append(1)\n"
-        f"    if len(calls) == 10 + 4: {trouble}\n"  # each of ten seeds is loaded first
+        f"    if len(calls) == 16 + 4: {trouble}\n"  # each of 16 seeds is loaded first
         "    return real(source, **hints)\n"
         "gr.load = load\n"
         "sys.exit(mutate.main())\n"
@@ -74,8 +74,8 @@ def test_the_watch_sees_trouble(
 
 def test_the_number_of_seeds(folder: Path) -> None:
     names = sorted(path.stem for path in folder.glob("*.bin"))
-    assert len(names) == 10
+    assert len(names) == 17
     kinds = {name.split("-")[0] for name in names}
-    assert kinds == {"onnx", "torch", "safetensors", "model"}
+    assert kinds == {"onnx", "torch", "safetensors", "model", "keras", "npz", "json", "state"}
     sizes = [path.stat().st_size for path in folder.glob("*.bin")]
     assert np.max(sizes) < 20_000

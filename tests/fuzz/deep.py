@@ -24,6 +24,8 @@ def deepen(name: str, data: bytes, rng: np.random.Generator, flat: Bytes) -> byt
         return _protobuf(data, rng)
     if name.startswith("model") or name == "safetensors":
         return _safetensors(data, rng)
+    if name.startswith("json"):
+        return _json(data, rng)
     if data[:2] == b"PK":
         return _zip(data, rng, flat)
     return flat(data)
@@ -39,11 +41,22 @@ def _zip(data: bytes, rng: np.random.Generator, flat: Bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(target, "w") as out:
         names = archive.namelist()
         pickles = [name for name in names if name.endswith("data.pkl")]
-        chosen = _pick(rng, pickles if rng.random() < 0.7 else names)
+        chosen = _pick(rng, pickles if pickles and rng.random() < 0.7 else names)
         for name in names:
             content = archive.read(name)
-            out.writestr(name, flat(content) if name == chosen else content)
+            if name == chosen:
+                deep = name.endswith(".json") and rng.random() < 0.7
+                content = _json(content, rng) if deep else flat(content)
+            out.writestr(name, content)
     return target.getvalue()
+
+
+def _json(data: bytes, rng: np.random.Generator) -> bytes:
+    """Change values of a document."""
+    document = json.loads(data)
+    for _ in range(int(rng.integers(1, 4))):
+        _change_json(document, rng)
+    return json.dumps(document).encode()
 
 
 def _safetensors(data: bytes, rng: np.random.Generator) -> bytes:

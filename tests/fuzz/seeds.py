@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import keras_hostile
 import numpy as np
 import torch
 from hostile_seed import recurrent_spec
@@ -86,6 +89,59 @@ def safetensors(state: dict[str, torch.Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text + body
 
 
+def amplifier() -> bytes:
+    """A document of RTNeural: a GRU and a dense layer."""
+    rng = np.random.default_rng(2)
+
+    def values(*shape: int) -> list[Any]:
+        found: list[Any] = np.round(rng.normal(size=shape), 3).tolist()
+        return found
+
+    layers = [
+        {"type": "gru", "activation": "", "shape": [None, None, 3],
+         "weights": [values(1, 9), values(3, 9), values(2, 9)]},
+        {"type": "dense", "activation": "tanh", "shape": [None, None, 1],
+         "weights": [values(3, 1), values(1)]},
+    ]  # fmt: skip
+    return json.dumps({"in_shape": [None, None, 1], "layers": layers, "in_gain": 3.0}).encode()
+
+
+def nam() -> bytes:
+    """A document of NAM: an LSTM with its initial states."""
+    size = 3
+    count = 4 * size * (1 + size) + 4 * size + 2 * size + size + 1
+    document = {
+        "version": "0.5.1", "architecture": "LSTM", "sample_rate": 48000,
+        "config": {"input_size": 1, "hidden_size": size, "num_layers": 1},
+        "weights": np.round(np.random.default_rng(3).normal(size=count), 3).tolist(),
+    }  # fmt: skip
+    return json.dumps(document).encode()
+
+
+def arrays(state: dict[str, torch.Tensor]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **{name: value.numpy() for name, value in state.items()})  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+@functools.cache
+def _streaming() -> gr.Model:
+    layers = [gr.LSTM(5), gr.GRU(3)]
+    return gr.Sequential(layers, input_size=4, seed=1).compile()
+
+
+def streamed() -> gr.Stream:
+    """Return a new stream on [1, T, 4], whose states mutants are given to."""
+    return _streaming().stream()
+
+
+def state_bytes() -> bytes:
+    stream = streamed()
+    stream.run(np.ones((1, 4, 4), np.float32))
+    blob: bytes = stream.get_state()
+    return blob
+
+
 def write(folder: Path) -> None:
     """Write every seed as ``<name>.bin`` and the hints that it needs as ``<name>.json``."""
     torch.manual_seed(0)
@@ -109,8 +165,19 @@ def write(folder: Path) -> None:
         "torch-whole": (saved({"epoch": 3, "state_dict": whole.state_dict()}), hints),
         "safetensors": (safetensors(rnn.state_dict()), HINTS),
         "model-state": (recurrent_spec().to_bytes(), {}),
+        "keras-archive": (keras_hostile.archive(), {}),
+        "keras-graph": (
+            keras_hostile.archive(keras_hostile.members(model=keras_hostile.graph())),
+            {},
+        ),
+        "keras-h5": (keras_hostile.h5(), {}),
+        "npz": (arrays(rnn.state_dict()), HINTS),
+        "json-rtneural": (amplifier(), {}),
+        "json-nam": (nam(), {}),
         "model-sequential": ((folder / "model-sequential.bin").read_bytes(), {}),
     }
+    (folder / "state.bin").write_bytes(state_bytes())
+    (folder / "state.json").write_text("{}")
     for name, (data, options) in files.items():
         gr.load(data, **options)  # a seed that is refused would make every mutant a pass
         (folder / f"{name}.bin").write_bytes(data)
