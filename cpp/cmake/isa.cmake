@@ -39,12 +39,17 @@ endif()
 
 set(GRU_CPP_DIR "${CMAKE_CURRENT_LIST_DIR}/..")
 
+set(GRUENGINE_ISAS "" CACHE STRING "Build only these instruction sets; scalar is always there")
+
 # Compiles the kernels once per instruction set into `target`, with dispatch and detection.
 function(gru_add_kernels target)
   set(generated "${CMAKE_CURRENT_BINARY_DIR}/generated")
   set(entries "")
   foreach(isa IN LISTS GRU_ISA_ROWS)
     if(NOT GRU_ISA_${isa}_ARCHITECTURE MATCHES "^(any|${GRU_ARCHITECTURE})$")
+      continue()
+    endif()
+    if(GRUENGINE_ISAS AND NOT isa IN_LIST GRUENGINE_ISAS AND NOT isa STREQUAL scalar)
       continue()
     endif()
     string(APPEND entries "GRU_ISA_ROW(${isa}, ${GRU_ISA_${isa}_BASE})\n")
@@ -62,7 +67,8 @@ function(gru_add_kernels target)
     # Some warnings of GCC come from its own intrinsics headers.
     target_compile_options(${object} PRIVATE
       ${GRU_ISA_${isa}_FLAGS} -ffp-contract=off -fno-math-errno -fno-exceptions
-      $<$<NOT:$<CONFIG:Debug>>:-O3>
+      # Sanitizers make of -O3 minutes of compilation.
+      $<$<NOT:$<CONFIG:Debug>>:$<IF:$<BOOL:${GRUENGINE_SANITIZE}>,-O1,-O3>>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON

@@ -126,7 +126,7 @@ def arrays(state: dict[str, torch.Tensor]) -> bytes:
 
 @functools.cache
 def _streaming() -> gr.Model:
-    layers = [gr.LSTM(5), gr.GRU(3)]
+    layers = [gr.LSTM(5, return_sequences=True), gr.GRU(3, return_sequences=True)]
     return gr.Sequential(layers, input_size=4, seed=1).compile()
 
 
