@@ -45,6 +45,10 @@ set(GRUENGINE_ISAS "" CACHE STRING "Build only these instruction sets; scalar is
 function(gru_add_kernels target)
   set(generated "${CMAKE_CURRENT_BINARY_DIR}/generated")
   set(entries "")
+  set(optimised -O3)
+  if(GRUENGINE_SANITIZE)  # minutes of compilation otherwise
+    set(optimised -O1)
+  endif()
   foreach(isa IN LISTS GRU_ISA_ROWS)
     if(NOT GRU_ISA_${isa}_ARCHITECTURE MATCHES "^(any|${GRU_ARCHITECTURE})$")
       continue()
@@ -67,8 +71,7 @@ function(gru_add_kernels target)
     # Some warnings of GCC come from its own intrinsics headers.
     target_compile_options(${object} PRIVATE
       ${GRU_ISA_${isa}_FLAGS} -ffp-contract=off -fno-math-errno -fno-exceptions
-      # Sanitizers make of -O3 minutes of compilation.
-      $<$<NOT:$<CONFIG:Debug>>:$<IF:$<BOOL:${GRUENGINE_SANITIZE}>,-O1,-O3>>
+      $<$<NOT:$<CONFIG:Debug>>:${optimised}>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON
