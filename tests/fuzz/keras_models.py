@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -359,11 +360,11 @@ def main() -> int:
         arguments.keep.write_bytes(draw(arguments.seed)[2])
         return 0
     tally = Tally()
-    for seed in range(arguments.seed, arguments.seed + arguments.count):
-        group, outcome, made = run(seed)
-        tally.add(group, outcome, made)
-        if outcome.kind in ("wrong", "refused"):
-            print(f"seed {seed}: {outcome.kind}", *outcome.notes[:3], sep="\n    ", flush=True)
+    with suppress(KeyboardInterrupt):  # what was counted until then is printed
+        for seed in range(arguments.seed, arguments.seed + arguments.count):
+            group, outcome, made = run(seed)
+            tally.add(group, outcome, made)
+            tally.tell(seed, outcome)
     print(tally.table())
     return 1 if tally.total("wrong") else 0
 

@@ -38,6 +38,12 @@ class Tally:
         if outcome.kind == "converted":
             self.parts.update(parts)
 
+    @staticmethod
+    def tell(seed: int, outcome: Outcome) -> None:
+        """Print at once what was not converted."""
+        if outcome.kind in ("wrong", "refused"):
+            print(f"seed {seed}: {outcome.kind}", *outcome.notes[:3], sep="\n    ", flush=True)
+
     def total(self, kind: str) -> int:
         return sum(counts[kind] for counts in self.counts.values())
 

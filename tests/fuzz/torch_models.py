@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,14 +291,14 @@ def main() -> int:
         arguments.keep.write_bytes(export_case(case, case.feed(rng, case.n, case.t)))
         return 0
     tally = Tally()
-    for seed in range(arguments.seed, arguments.seed + arguments.count):
-        with quiet():
-            outcome = run(seed, arguments.exporter)
-        case = draw(seed, arguments.exporter)
-        free = ["fixed sizes", "free N", "free N, T"][len(case.free)]
-        tally.add(f"{case.exporter}, {free}", outcome, parts(case))
-        if outcome.kind in ("wrong", "refused"):
-            print(f"seed {seed}: {outcome.kind}", *outcome.notes[:3], sep="\n    ", flush=True)
+    with suppress(KeyboardInterrupt):  # what was counted until then is printed
+        for seed in range(arguments.seed, arguments.seed + arguments.count):
+            with quiet():
+                outcome = run(seed, arguments.exporter)
+            case = draw(seed, arguments.exporter)
+            free = ["fixed sizes", "free N", "free N, T"][len(case.free)]
+            tally.add(f"{case.exporter}, {free}", outcome, parts(case))
+            tally.tell(seed, outcome)
     print(tally.table())
     return 1 if tally.total("wrong") else 0
 
