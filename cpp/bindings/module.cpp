@@ -16,4 +16,6 @@ PYBIND11_MODULE(_core, m) {
   });
   gruengine::register_runtime(m);
   gruengine::register_model(m);
+  gruengine::register_train(m);
+  gruengine::register_train_math(m);
 }

@@ -18,6 +18,16 @@ struct RnnCell {
   template <class V, class Functions>
   static void update(const V* pre, Unit<V>& u, const Functions& f) {
     u.h_out = f.candidate(pre[0]);
+    u.kept[0] = f.kept(pre[0], u.h_out);
+  }
+
+  static constexpr int kSlots = 1;
+  static constexpr int kFirst = 0;
+  static constexpr int slot(int chain) { return chain; }
+
+  template <class V, class Slopes>
+  static void backward(Delta<V>& d, const Slopes& f) {
+    d.slot[0] = d.dh * f.candidate(d.slot[0]).slope;
   }
 };
 

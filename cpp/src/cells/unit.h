@@ -8,6 +8,10 @@
 //   kReadsH          h: the previous output of the same units
 //   kReadsC/WritesC  c, c_out: StepArgs::c and c_out
 //   kReadsGate/...   gate: StepArgs::gate
+// and, for training, how its slots lie (isa/train_table.h):
+//   kSlots           slots of a unit
+//   kFirst           the slot of the first of its sums with h
+//   slot(chain)      the slot of a sum, and of what is kept of it
 #pragma once
 
 GRU_BEGIN_KERNELS
@@ -16,6 +20,17 @@ template <class V>
 struct Unit {
   V h, c, gate;
   V h_out;
+  bool has_peephole;
+  V peephole_i, peephole_o, peephole_f;
+  V kept[4];  // what backward() is given, by chain
+};
+
+// The backward pass of V units. A cell finds what it kept in its slots and puts the deltas there.
+template <class V>
+struct Delta {
+  V slot[4];
+  V h, c, c_out;     // previous output, previous cell, new cell
+  V dh, dc, dreset;  // gradients of the output, the cell, and r * h
   bool has_peephole;
   V peephole_i, peephole_o, peephole_f;
 };

@@ -11,16 +11,18 @@
 #include "isa/detect.h"
 #include "isa/low_table.h"
 #include "isa/table.h"
+#include "isa/train_table.h"
 
 namespace gruengine {
 
 // Rows that share the float kernels of another set name it as `base`.
-#define GRU_ISA_ROW(name, base)    \
-  namespace base {                 \
-  extern const KernelTable table;  \
-  }                                \
-  namespace name {                 \
-  extern const LowTable low_table; \
+#define GRU_ISA_ROW(name, base)        \
+  namespace base {                     \
+  extern const KernelTable table;      \
+  extern const TrainTable train_table; \
+  }                                    \
+  namespace name {                     \
+  extern const LowTable low_table;     \
   }
 #include "isa_list.inc"
 #undef GRU_ISA_ROW
@@ -32,14 +34,15 @@ std::atomic<const KernelTable*> forced{nullptr};
 std::vector<IsaInfo> make_list() {
   std::vector<IsaInfo> list;
   const auto add = [&list](const char* name, const char* floats, const char* missing,
-                           KernelTable* table, const LowTable* low) {
+                           KernelTable* table, const LowTable* low, const TrainTable* train) {
     table->isa = name;
     table->low = low;
+    table->train = train;
     list.push_back({name, floats, *missing == '\0', missing, table});
   };
 #define GRU_ISA_ROW(name, base)                  \
   static KernelTable name##_table = base::table; \
-  add(#name, #base, missing_##name(), &name##_table, &name::low_table);
+  add(#name, #base, missing_##name(), &name##_table, &name::low_table, &base::train_table);
 #include "isa_list.inc"
 #undef GRU_ISA_ROW
   return list;

@@ -101,7 +101,8 @@ struct StepArgs {
                    // take turns, weights a little larger than a cache stay in it
 };
 
-struct LowTable;  // low_table.h: products in bfloat16 and int8
+struct LowTable;    // low_table.h: products in bfloat16 and int8
+struct TrainTable;  // train_table.h: passes that keep what the backward pass needs
 
 struct KernelTable {
   const char* isa;
@@ -120,7 +121,8 @@ struct KernelTable {
   // y = (x - mean) / sqrt(var + eps) * scale + shift over rows of n; shift may be nullptr.
   void (*layer_norm)(const float* x, int64_t rows, int64_t n, const float* scale,
                      const float* shift, float eps, float* y);
-  const LowTable* low;  // set by dispatch
+  const LowTable* low;      // set by dispatch
+  const TrainTable* train;  // set by dispatch
 };
 
 }  // namespace gruengine

@@ -38,6 +38,7 @@ const KernelTable table = {
     &softmax,
     &layer_norm,
     nullptr,
+    nullptr,
 };
 
 }  // namespace GRU_ISA

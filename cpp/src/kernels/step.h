@@ -15,6 +15,7 @@ struct StandardFunctions {
   Vec gate(Vec x) const { return sigmoid(x); }
   Vec candidate(Vec x) const { return tanh(x); }
   Vec output(Vec x) const { return tanh(x); }
+  static Vec kept(Vec, Vec value) { return value; }
   static constexpr bool coupled() { return false; }
   bool update_takes() const { return params.update_takes; }
 };
@@ -29,6 +30,7 @@ struct AnyFunctions {
   Vec gate(Vec x) const { return evaluate_any(params.f, clip(x)); }
   Vec candidate(Vec x) const { return evaluate_any(params.g, clip(x)); }
   Vec output(Vec x) const { return evaluate_any(params.h, x); }
+  static Vec kept(Vec before, Vec) { return before; }
   bool coupled() const { return params.coupled; }
   bool update_takes() const { return params.update_takes; }
 };

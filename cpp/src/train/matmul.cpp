@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+// Dense products of training, forward and backward.
+#include <algorithm>
+
+#include "gruengine/training_math.h"
+#include "isa/denormals.h"
+#include "isa/dispatch.h"
+#include "train/recurrent.h"
+
+namespace gruengine {
+namespace {
+
+// Products of fewer multiplications are done before another thread is awake.
+constexpr int64_t kWorthThreads = 2'000'000;
+
+const std::shared_ptr<BufferPool>& scratch() {
+  static const auto pool = std::make_shared<BufferPool>();
+  return pool;
+}
+
+// Blocks [begin, end) of b [n, k] as a matrix of k rows.
+void pack_transposed(const float* b, const TrainPanels& form, int64_t begin, int64_t end,
+                     float* to) {
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * form.columns();
+    const int64_t used = std::min(form.columns(), form.n - first);
+    const int64_t whole = (used + form.width - 1) / form.width * form.width;
+    float* panel = to + block * form.block_stride();
+    // Few rows at a time, so that the lines written stay in the first cache.
+    for (int64_t low = 0; low < form.k; low += 32) {
+      const int64_t high = std::min(form.k, low + 32);
+      for (int64_t j = 0; j < whole; ++j) {
+        for (int64_t i = low; i < high; ++i) {
+          panel[i * whole + j] = j < used ? b[(first + j) * form.k + i] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+void multiply_rows(const Matmul& p, const KernelTable& kernels, const TrainPanels& form,
+                   const float* packed, const Team& team) {
+  const int64_t first = team.begin(p.m);
+  ProductArgs args{};
+  args.m = team.end(p.m) - first;
+  args.n = p.n;
+  args.k = p.k;
+  args.runs = 1;
+  args.by_columns = p.a_transposed;
+  args.a = p.a_transposed ? p.a + first : p.a + first * p.k;
+  args.lda = p.a_transposed ? p.m : p.k;
+  args.b = packed;
+  args.block_stride = form.block_stride();
+  args.nv = form.nv();
+  args.c = p.c + first * p.n;
+  args.ldc = p.n;
+  args.c_block = args.init_block = form.columns();
+  args.init = p.accumulate ? args.c : p.bias;
+  args.ldi = p.accumulate ? p.n : 0;
+  if (args.m > 0) kernels.train->product(args);
+}
+
+}  // namespace
+
+void matmul(const Matmul& p, int num_threads) {
+  if (p.m == 0 || p.n == 0) return;
+  const FlushDenormals flush;
+  const KernelTable& table = kernels();
+  const TrainPanels form{p.k, p.n, table.width};
+  const Lease packed(scratch(), static_cast<size_t>(form.floats()) * sizeof(float));
+  const bool sums = p.a_transposed && p.bias == nullptr && p.k > 0;
+  const int threads = p.m * p.n * p.k < kWorthThreads ? 1 : num_threads;
+  run_team(threads, [&](Team& team) {
+    const int64_t begin = team.begin(form.blocks()), end = team.end(form.blocks());
+    if (p.b_transposed) {
+      pack_transposed(p.b, form, begin, end, packed.floats());
+    } else {
+      pack_rows(p.b, p.n, form, begin, end, packed.floats());
+    }
+    team.barrier();
+    if (sums) {
+      transposed_product(table, p.a, p.m, p.m, packed.floats(), form, p.accumulate, p.c, team);
+    } else {
+      multiply_rows(p, table, form, packed.floats(), team);
+    }
+  });
+}
+
+void sum_rows(const float* x, int64_t rows, int64_t n, bool accumulate, float* sums) {
+  const FlushDenormals flush;
+  if (!accumulate) std::fill_n(sums, n, 0.0f);
+  kernels().train->add_rows(x, rows, n, n, sums);
+}
+
+}  // namespace gruengine

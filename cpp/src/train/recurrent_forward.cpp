@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: MIT
+// The forward pass of training: the product with all inputs at once, then for each step the product
+// with the last output and the cell, whose gates stay where the products were.
+#include <algorithm>
+#include <numeric>
+
+#include "isa/denormals.h"
+#include "train/recurrent.h"
+
+namespace gruengine {
+namespace {
+
+using Impl = RecurrentTraining::Impl;
+using Inputs = RecurrentTraining::Inputs;
+using Outputs = RecurrentTraining::Outputs;
+
+// Slots of so many bytes are updated while they are still in the first cache.
+constexpr int64_t kNearBytes = 32 << 10;
+
+class DirectionForward {
+ public:
+  DirectionForward(const Impl& layer, RecurrentTape::Data& tape, int64_t d, const Inputs& in,
+                   const Outputs& out)
+      : layer_(layer),
+        tape_(tape),
+        own_(tape.directions[static_cast<size_t>(d)]),
+        d_(d),
+        in_(in),
+        out_(out),
+        T_(tape.T),
+        N_(tape.N),
+        K_(tape.K),
+        H_(layer.H),
+        V_(layer.width()),
+        S_(layer.layout.slots),
+        panels_(layer.panels()),
+        reverse_(layer.reverse(d)) {
+    const auto take = [&](int64_t n) {
+      return Lease(layer.pool, static_cast<size_t>(n) * sizeof(float));
+    };
+    const bool projected = tape.weights.projection != nullptr;
+    own_.slots = take(panels_ * T_ * N_ * S_ * V_);
+    own_.h = take((T_ + 1) * N_ * K_);
+    if (layer.layout.lstm) own_.c = take((T_ + 1) * N_ * H_);
+    if (projected) own_.hidden = take(T_ * N_ * H_);
+    if (layer.layout.gru_before) own_.reset = take(T_ * N_ * H_);
+    w_ = take(panels_ * layer.layout.input_slots * V_ * layer.I);
+    r_ = take(panels_ * S_ * V_ * K_);
+    constants_ = take(panels_ * V_ * (S_ + 4));
+    if (projected) projection_ = take(projection_form().floats());
+  }
+
+  void run() {
+    pack_constants();
+    start_states();
+    const Split split = split_of(layer_, T_, N_, K_);
+    run_team(split.threads, [&](Team& team) { run_member(team, split); });
+    finish();
+  }
+
+ private:
+  TrainPanels projection_form() const { return {H_, K_, V_}; }
+  int64_t rows() const { return T_ * N_; }
+  float* slots_at(int64_t panel, int64_t row) const {
+    return own_.slots.floats() + (panel * rows() + row) * S_ * V_;
+  }
+  // States before and after step t.
+  int64_t before(int64_t t) const { return reverse_ ? t + 1 : t; }
+  int64_t after(int64_t t) const { return reverse_ ? t : t + 1; }
+  float* bias() const { return constants_.floats(); }
+  float* bias_h() const { return bias() + panels_ * S_ * V_; }
+  float* peephole() const { return bias_h() + panels_ * V_; }
+
+  void pack_constants() {
+    const int64_t G = layer_.G, input_slots = layer_.layout.input_slots;
+    const float* b = tape_.weights.b == nullptr ? nullptr : tape_.weights.b + d_ * 2 * G * H_;
+    const float* p = tape_.weights.p == nullptr ? nullptr : tape_.weights.p + d_ * 3 * H_;
+    clear(bias(), panels_ * V_ * (S_ + 4));
+    for (int64_t u = 0; u < H_; ++u) {
+      const int64_t panel = u / V_, lane = u % V_;
+      for (int64_t s = 0; b != nullptr && s < input_slots; ++s) {
+        const int64_t at = layer_.layout.gate[s] * H_ + u;
+        const bool apart = layer_.layout.gru_after && s == 0;
+        bias()[(panel * input_slots + s) * V_ + lane] = apart ? b[at] : b[at] + b[G * H_ + at];
+      }
+      if (b != nullptr && layer_.layout.gru_after) bias_h()[u] = b[(G + 2) * H_ + u];
+      for (int64_t g = 0; p != nullptr && g < 3; ++g) {
+        peephole()[(panel * 3 + g) * V_ + lane] = p[g * H_ + u];
+      }
+    }
+  }
+
+  void start_states() {
+    float* h = own_.h.floats() + (reverse_ ? T_ : 0) * N_ * K_;
+    float* c = layer_.layout.lstm ? own_.c.floats() + (reverse_ ? T_ : 0) * N_ * H_ : nullptr;
+    for (int64_t i = 0; i < N_; ++i) {
+      const int64_t row = d_ * N_ + tape_.row(i);
+      in_.h0 != nullptr ? copy(h + i * K_, in_.h0 + row * K_, K_) : clear(h + i * K_, K_);
+      if (c == nullptr) continue;
+      in_.c0 != nullptr ? copy(c + i * H_, in_.c0 + row * H_, H_) : clear(c + i * H_, H_);
+    }
+  }
+
+  void run_member(Team& team, const Split& split) {
+    pack(team);
+    team.barrier();
+    multiply_inputs(team);
+    team.barrier();
+    const Part part = split.part(team, N_, panels_);
+    for (int64_t k = 0; k < T_; ++k) step(reverse_ ? T_ - 1 - k : k, part, team);
+  }
+
+  void pack(Team& team) {
+    const auto& w = tape_.weights;
+    const int64_t begin = team.begin(panels_), end = team.end(panels_);
+    pack_gates(layer_, w.w + d_ * layer_.G * H_ * layer_.I, layer_.I, 0, layer_.layout.input_slots,
+               begin, end, w_.floats());
+    for (const TrainPhase& phase : layer_.layout.phases) {
+      pack_gates(layer_, w.r + d_ * layer_.G * H_ * K_, K_, phase.first, phase.slots, begin, end,
+                 recurrent_panels(phase));
+    }
+    if (w.projection == nullptr || team.index() != 0) return;
+    const TrainPanels form = projection_form();
+    const float* p = w.projection + d_ * K_ * H_;
+    for (int64_t block = 0; block < form.blocks(); ++block) {
+      const int64_t first = block * form.columns();
+      const int64_t whole = (std::min(form.columns(), K_ - first) + V_ - 1) / V_ * V_;
+      float* to = projection_.floats() + block * form.block_stride();
+      for (int64_t j = 0; j < whole; ++j) {
+        for (int64_t u = 0; u < H_; ++u) {
+          to[u * whole + j] = first + j < K_ ? p[(first + j) * H_ + u] : 0.0f;
+        }
+      }
+    }
+  }
+
+  // The panels of later phases lie behind those of earlier ones.
+  float* recurrent_panels(const TrainPhase& phase) const {
+    return r_.floats() + (phase.of_reset ? panels_ * 2 * V_ * K_ : 0);
+  }
+
+  void multiply_inputs(const Team& team) {
+    const int64_t first = team.begin(rows()), input_slots = layer_.layout.input_slots;
+    ProductArgs args{};
+    args.m = team.end(rows()) - first;
+    args.n = panels_ * input_slots * V_;
+    args.k = layer_.I;
+    args.runs = 1;
+    args.a = tape_.x + first * layer_.I;
+    args.lda = layer_.I;
+    args.b = w_.floats();
+    args.block_stride = layer_.I * input_slots * V_;
+    args.nv = static_cast<int32_t>(input_slots);
+    args.init = bias();
+    args.init_block = input_slots * V_;
+    args.c = slots_at(0, first);
+    args.ldc = S_ * V_;
+    args.c_block = rows() * S_ * V_;
+    if (args.m > 0) layer_.kernels->train->product(args);
+  }
+
+  void step(int64_t t, const Part& part, Team& team) {
+    const int64_t live = tape_.live_at(t);
+    const int64_t begin = std::min(part.row_begin, live), end = std::min(part.row_end, live);
+    if (tape_.sorted) carry_dead(t, std::max(part.row_begin, live), part);
+    for (const TrainPhase& phase : layer_.layout.phases) {
+      if (phase.of_reset && part.shares_rows) team.barrier();
+      run_phase(phase, t, begin, end, part);
+    }
+    if (tape_.weights.projection != nullptr) {
+      if (part.shares_rows) team.barrier();
+      project(t, begin, end, part, team);
+    }
+    if (part.shares_rows) team.barrier();
+  }
+
+  // Rows past their length: what the later products read must be finite, and in the reverse
+  // direction a row starts from its initial state.
+  void carry_dead(int64_t t, int64_t from, const Part& part) {
+    if (part.panel_begin != 0 || from >= part.row_end) return;
+    const int64_t count = part.row_end - from;
+    copy(own_.h.floats() + (after(t) * N_ + from) * K_,
+         own_.h.floats() + (before(t) * N_ + from) * K_, count * K_);
+    if (layer_.layout.lstm) {
+      copy(own_.c.floats() + (after(t) * N_ + from) * H_,
+           own_.c.floats() + (before(t) * N_ + from) * H_, count * H_);
+    }
+    const int64_t row = t * N_ + from;
+    if (layer_.layout.gru_before) clear(own_.reset.floats() + row * H_, count * H_);
+    if (tape_.weights.projection != nullptr) clear(own_.hidden.floats() + row * H_, count * H_);
+  }
+
+  void run_phase(const TrainPhase& phase, int64_t t, int64_t begin, int64_t end, const Part& part) {
+    const int64_t n = end - begin;
+    if (n == 0) return;
+    const int64_t group = std::max<int64_t>(1, kNearBytes / (n * S_ * V_ * 4));
+    for (int64_t low = part.panel_begin; low < part.panel_end; low += group) {
+      const int64_t high = std::min(part.panel_end, low + group);
+      multiply_states(phase, t, begin, n, low, high);
+      CellArgs args = cell_args(t, begin, n);
+      args.panel_begin = low;
+      args.panel_end = high;
+      layer_.kernels->train->cell_forward[static_cast<int>(phase.kind)](args);
+    }
+  }
+
+  void multiply_states(const TrainPhase& phase, int64_t t, int64_t begin, int64_t n, int64_t low,
+                       int64_t high) {
+    const int64_t row = t * N_ + begin;
+    if (layer_.layout.gru_after) {
+      for (int64_t panel = low; panel < high; ++panel) {
+        float* to = slots_at(panel, row) + 3 * V_;
+        for (int64_t r = 0; r < n; ++r) copy(to + r * S_ * V_, bias_h() + panel * V_, V_);
+      }
+    }
+    ProductArgs args{};
+    args.m = n;
+    args.n = (high - low) * phase.slots * V_;
+    args.k = K_;
+    args.runs = 1;
+    args.a = phase.of_reset ? own_.reset.floats() + row * H_
+                            : own_.h.floats() + (before(t) * N_ + begin) * K_;
+    args.lda = K_;
+    args.block_stride = K_ * phase.slots * V_;
+    args.b = recurrent_panels(phase) + low * args.block_stride;
+    args.nv = phase.slots;
+    args.c = slots_at(low, row) + phase.first * V_;
+    args.init = args.c;
+    args.ldi = args.ldc = S_ * V_;
+    args.init_block = args.c_block = rows() * S_ * V_;
+    layer_.kernels->train->product(args);
+  }
+
+  CellArgs cell_args(int64_t t, int64_t begin, int64_t n) const {
+    const int64_t row = t * N_ + begin;
+    CellArgs args{};
+    args.rows = n;
+    args.hidden = H_;
+    args.slots = slots_at(0, row);
+    args.panel_stride = rows() * S_ * V_;
+    args.params = &layer_.params[static_cast<size_t>(d_)];
+    args.peephole = tape_.weights.p != nullptr ? peephole() : nullptr;
+    args.ld_state = H_;
+    args.h = own_.h.floats() + (before(t) * N_ + begin) * K_;
+    args.h_out = tape_.weights.projection != nullptr
+                     ? own_.hidden.floats() + row * H_
+                     : own_.h.floats() + (after(t) * N_ + begin) * K_;
+    if (layer_.layout.gru_before) args.reset = own_.reset.floats() + row * H_;
+    if (layer_.layout.lstm) {
+      args.c = own_.c.floats() + (before(t) * N_ + begin) * H_;
+      args.c_out = own_.c.floats() + (after(t) * N_ + begin) * H_;
+    }
+    return args;
+  }
+
+  void project(int64_t t, int64_t begin, int64_t end, const Part& part, const Team& team) {
+    const TrainPanels form = projection_form();
+    const int64_t low = part.shares_rows ? team.begin(form.blocks()) : 0;
+    const int64_t high = part.shares_rows ? team.end(form.blocks()) : form.blocks();
+    if (end == begin || high == low) return;
+    ProductArgs args{};
+    args.m = end - begin;
+    args.n = std::min(K_, high * form.columns()) - low * form.columns();
+    args.k = H_;
+    args.runs = 1;
+    args.a = own_.hidden.floats() + (t * N_ + begin) * H_;
+    args.lda = H_;
+    args.b = projection_.floats() + low * form.block_stride();
+    args.block_stride = form.block_stride();
+    args.nv = form.nv();
+    args.c = own_.h.floats() + (after(t) * N_ + begin) * K_ + low * form.columns();
+    args.ldc = K_;
+    args.c_block = form.columns();
+    layer_.kernels->train->product(args);
+  }
+
+  void finish() {
+    const int64_t D = layer_.D;
+    for (int64_t t = 0; t < T_; ++t) {
+      const int64_t live = tape_.live_at(t);
+      const float* from = own_.h.floats() + after(t) * N_ * K_;
+      for (int64_t i = 0; i < N_; ++i) {
+        float* to = out_.y + ((t * N_ + tape_.row(i)) * D + d_) * K_;
+        i < live ? copy(to, from + i * K_, K_) : clear(to, K_);
+      }
+    }
+    for (int64_t i = 0; i < N_; ++i) {
+      const int64_t row = d_ * N_ + tape_.row(i);
+      const int64_t length = tape_.sorted ? tape_.lengths[static_cast<size_t>(i)] : T_;
+      const int64_t last = reverse_ ? 0 : length;
+      const bool empty = tape_.sorted && length == 0;
+      float* h = out_.h + row * K_;
+      empty ? clear(h, K_) : copy(h, own_.h.floats() + (last * N_ + i) * K_, K_);
+      if (!layer_.layout.lstm || out_.c == nullptr) continue;
+      float* c = out_.c + row * H_;
+      empty ? clear(c, H_) : copy(c, own_.c.floats() + (last * N_ + i) * H_, H_);
+    }
+  }
+
+  const Impl& layer_;
+  RecurrentTape::Data& tape_;
+  DirectionTape& own_;
+  const int64_t d_;
+  const Inputs& in_;
+  const Outputs& out_;
+  const int64_t T_, N_, K_, H_, V_, S_, panels_;
+  const bool reverse_;
+  Lease w_, r_, constants_, projection_;
+};
+
+// Rows by falling length, so that those alive are always the first.
+void sort_rows(RecurrentTape::Data& tape, const int64_t* lengths) {
+  const int64_t T = tape.T, N = tape.N;
+  bool full = true, in_order = true;
+  for (int64_t i = 0; i < N; ++i) {
+    if (lengths[i] < 0 || lengths[i] > T) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "RecurrentTraining: length " + std::to_string(lengths[i]) + " of row " +
+                      std::to_string(i) + "; it must be from 0 to " + std::to_string(T));
+    }
+    full = full && lengths[i] == T;
+    in_order = in_order && (i == 0 || lengths[i] <= lengths[i - 1]);
+  }
+  if (full) return;
+  tape.sorted = true;
+  tape.rows.resize(static_cast<size_t>(N));
+  std::iota(tape.rows.begin(), tape.rows.end(), 0);
+  std::stable_sort(tape.rows.begin(), tape.rows.end(),
+                   [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+  for (const int64_t row : tape.rows) tape.lengths.push_back(lengths[row]);
+  int64_t live = N;
+  for (int64_t t = 0; t < T; ++t) {
+    while (live > 0 && tape.lengths[static_cast<size_t>(live - 1)] <= t) --live;
+    tape.live.push_back(live);
+  }
+}
+
+void gather_inputs(RecurrentTape::Data& tape, const Impl& layer) {
+  const int64_t T = tape.T, N = tape.N, I = layer.I;
+  tape.sorted_x = Lease(layer.pool, static_cast<size_t>(T * N * I) * sizeof(float));
+  float* to = tape.sorted_x.floats();
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t i = 0; i < N; ++i) {
+      float* line = to + (t * N + i) * I;
+      i < tape.live_at(t) ? copy(line, tape.x + (t * N + tape.row(i)) * I, I) : clear(line, I);
+    }
+  }
+  tape.x = to;
+}
+
+}  // namespace
+
+std::shared_ptr<RecurrentTape> RecurrentTraining::forward(const Weights& weights,
+                                                          const Inputs& inputs,
+                                                          const Outputs& outputs) const {
+  const FlushDenormals flush;
+  auto data = std::make_unique<RecurrentTape::Data>();
+  data->layer = impl_;
+  data->weights = weights;
+  data->T = inputs.steps;
+  data->N = inputs.rows;
+  data->K = weights.k;
+  data->x = inputs.x;
+  data->sorted = false;
+  if (inputs.lengths != nullptr) sort_rows(*data, inputs.lengths);
+  if (data->sorted) gather_inputs(*data, *impl_);
+  data->directions.resize(static_cast<size_t>(impl_->D));
+  for (int64_t d = 0; d < impl_->D; ++d) {
+    DirectionForward(*impl_, *data, d, inputs, outputs).run();
+  }
+  return std::make_shared<RecurrentTape>(std::move(data));
+}
+
+}  // namespace gruengine
