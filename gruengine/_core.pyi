@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# The compiled engine; gruengine.model and gruengine.runtime are its only users.
+# The compiled engine; used by gruengine.model, gruengine.runtime and the training modules.
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,106 @@ class Model:
     def file(self) -> bytes: ...
     def _capsule(self) -> object: ...
 
+class RecurrentTape:
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+
+class RecurrentTraining:
+    def __init__(
+        self,
+        attributes: dict[str, Any],
+        input_size: int,
+        hidden_size: int,
+        num_threads: int = ...,
+    ) -> None: ...
+    def forward(
+        self,
+        x: _Array,
+        W: _Array,
+        R: _Array,
+        B: _Array | None = ...,
+        P: _Array | None = ...,
+        projection: _Array | None = ...,
+        h0: _Array | None = ...,
+        c0: _Array | None = ...,
+        lengths: _Array | None = ...,
+    ) -> tuple[_Array, _Array, _Array | None, RecurrentTape]: ...
+    def backward(
+        self,
+        tape: RecurrentTape,
+        dy: _Array | None = ...,
+        dh: _Array | None = ...,
+        dc: _Array | None = ...,
+        input_gradient: bool = ...,
+    ) -> tuple[
+        _Array | None,
+        _Array,
+        _Array,
+        _Array | None,
+        _Array | None,
+        _Array | None,
+        _Array,
+        _Array | None,
+    ]: ...
+
+def train_matmul(
+    a: _Array,
+    b: _Array,
+    a_transposed: bool = ...,
+    b_transposed: bool = ...,
+    bias: _Array | None = ...,
+    out: _Array | None = ...,
+    accumulate: bool = ...,
+    num_threads: int = ...,
+) -> _Array: ...
+def train_sum_rows(x: _Array, out: _Array | None = ..., accumulate: bool = ...) -> _Array: ...
+def train_embedding_gradient(ids: _Array, dy: _Array, table: _Array) -> None: ...
+def train_cross_entropy(
+    logits: _Array, targets: _Array, weights: _Array | None = ..., ignored: int = ...
+) -> tuple[_Array, _Array]: ...
+def train_sum_of_squares(x: _Array) -> float: ...
+def train_sgd(
+    w: _Array,
+    g: _Array,
+    m: _Array | None,
+    rate: float,
+    momentum: float = ...,
+    dampening: float = ...,
+    nesterov: bool = ...,
+    weight_decay: float = ...,
+    scale: float = ...,
+    num_threads: int = ...,
+) -> None: ...
+def train_rmsprop(
+    w: _Array,
+    g: _Array,
+    v: _Array,
+    m: _Array | None,
+    rate: float,
+    smoothing: float = ...,
+    momentum: float = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    scale: float = ...,
+    num_threads: int = ...,
+) -> None: ...
+def train_adam(
+    w: _Array,
+    g: _Array,
+    m: _Array,
+    v: _Array,
+    step: int,
+    rate: float,
+    beta1: float = ...,
+    beta2: float = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    decoupled: bool = ...,
+    scale: float = ...,
+    num_threads: int = ...,
+) -> None: ...
 def available_isas() -> list[tuple[str, str, bool, str]]: ...
 def current_isa() -> str: ...
 def isa_choice() -> str: ...

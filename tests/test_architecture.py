@@ -77,16 +77,18 @@ def test_cells_include_nothing_but_each_other():
 
 
 def test_kernels_see_cells_and_the_table():
-    own = r"(cells|kernels)/\w+\.(h|inc)|isa/((low_)?table\.h|functions\.inc)"
+    own = r"(cells|kernels)/\w+\.(h|inc)|isa/((low_|train_)?table\.h|functions\.inc)"
     assert outside("src/kernels", rf"{C_STANDARD}|{own}|immintrin\.h|arm_neon\.h|stdint\.h") == []
 
 
-@pytest.mark.parametrize("folder", ["src/engine", "src/ops", "src/io", "include", "bindings"])
+@pytest.mark.parametrize(
+    "folder", ["src/engine", "src/ops", "src/io", "src/train", "include", "bindings"]
+)
 def test_intrinsics_stay_out(folder):
     assert [f"{p.name}: {n}" for p, n in includes(folder) if n in INTRINSICS] == []
 
 
-@pytest.mark.parametrize("folder", ["src/engine", "src/ops", "src/io"])
+@pytest.mark.parametrize("folder", ["src/engine", "src/ops", "src/io", "src/train"])
 def test_the_engine_sees_the_table_and_no_kernel(folder):
     found = [f"{p.name}: {n}" for p, n in includes(folder) if n.startswith(("kernels/", "cells/"))]
     assert found == []

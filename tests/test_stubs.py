@@ -23,7 +23,15 @@ def public(namespace: dict[str, object]) -> set[str]:
     return {n for n in namespace if not n.startswith("__") and n not in IGNORED}
 
 
-@pytest.mark.parametrize(("module", "cls"), [(_core, _core.Model), (_stream, _stream.Stream)])
+@pytest.mark.parametrize(
+    ("module", "cls"),
+    [
+        (_core, _core.Model),
+        (_core, _core.RecurrentTape),
+        (_core, _core.RecurrentTraining),
+        (_stream, _stream.Stream),
+    ],
+)
 def test_stub(module, cls):
     tree = ast.parse((FOLDER / f"{module.__name__.split('.')[-1]}.pyi").read_text())
     stub = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
@@ -36,5 +44,7 @@ def test_functions_of_the_core():
     tree = ast.parse((FOLDER / "_core.pyi").read_text())
     functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
     assert functions == {n for n, v in vars(_core).items() if callable(v) and n[0] != "_"} - {
-        "Model"
+        "Model",
+        "RecurrentTape",
+        "RecurrentTraining",
     }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gruengine/error.h"
+#include "gruengine/export.h"
 
 namespace gruengine {
 
@@ -29,7 +30,7 @@ struct RecurrentAttributes {
 };
 
 // Lives from a forward to its backward pass, which uses it up.
-class RecurrentTape {
+class GRUENGINE_API RecurrentTape {
  public:
   struct Data;
   explicit RecurrentTape(std::unique_ptr<Data> data);
@@ -43,7 +44,7 @@ class RecurrentTape {
   std::unique_ptr<Data> data_;
 };
 
-class RecurrentTraining {
+class GRUENGINE_API RecurrentTraining {
  public:
   struct Weights {
     const float* w;           // [D, G*H, I]

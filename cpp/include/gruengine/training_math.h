@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "gruengine/error.h"
+#include "gruengine/export.h"
 
 namespace gruengine {
 
@@ -19,23 +20,23 @@ struct Matmul {
   bool accumulate;    // start from c itself
   float* c;
 };
-void matmul(const Matmul& product, int num_threads);
+GRUENGINE_API void matmul(const Matmul& product, int num_threads);
 
 // sums [n] (+)= the sum of the rows of x [rows, n].
-void sum_rows(const float* x, int64_t rows, int64_t n, bool accumulate, float* sums);
+GRUENGINE_API void sum_rows(const float* x, int64_t rows, int64_t n, bool accumulate, float* sums);
 
 // table[ids[i]] += dy[i] in ascending i; table [size, width], dy [count, width].
 // Throws Error(kInvalidArgument) for an id out of range, before anything is written.
-void embedding_gradient(const int64_t* ids, int64_t count, const float* dy, int64_t width,
-                        int64_t size, float* table);
+GRUENGINE_API void embedding_gradient(const int64_t* ids, int64_t count, const float* dy,
+                                      int64_t width, int64_t size, float* table);
 
 // losses[i] = weight[i] * -log softmax(x[i])[target[i]] and its gradient dx [rows, n] (may be x);
 // both 0 where target[i] == ignored. weight nullptr: ones. Throws Error(kInvalidArgument).
-void cross_entropy(const float* x, int64_t rows, int64_t n, const int64_t* target,
-                   const float* weight, int64_t ignored, float* losses, float* dx);
+GRUENGINE_API void cross_entropy(const float* x, int64_t rows, int64_t n, const int64_t* target,
+                                 const float* weight, int64_t ignored, float* losses, float* dx);
 
 // The sum of squares, in float64 over blocks.
-double sum_of_squares(const float* x, int64_t n);
+GRUENGINE_API double sum_of_squares(const float* x, int64_t n);
 
 // One step of an optimizer on n parameters. Gradients are multiplied by `scale` first.
 struct ParameterUpdate {
@@ -54,8 +55,8 @@ struct ParameterUpdate {
   bool nesterov;
   int64_t step;  // Adam: from 1
 };
-void sgd(const ParameterUpdate& update, int num_threads);
-void rmsprop(const ParameterUpdate& update, int num_threads);
-void adam(const ParameterUpdate& update, int num_threads);
+GRUENGINE_API void sgd(const ParameterUpdate& update, int num_threads);
+GRUENGINE_API void rmsprop(const ParameterUpdate& update, int num_threads);
+GRUENGINE_API void adam(const ParameterUpdate& update, int num_threads);
 
 }  // namespace gruengine
