@@ -209,7 +209,7 @@ class Layer(ABC):
         if key in self.gradients:
             self.gradients[key] += gradient
         else:
-            self.gradients[key] = np.array(gradient, self.params[key].dtype)
+            self.gradients[key] = np.ascontiguousarray(gradient, self.params[key].dtype)
 
     def _needs_features(self, features: int | None) -> int:
         if features is None:

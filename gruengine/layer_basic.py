@@ -58,7 +58,7 @@ class Embedding(Layer):
         self, x: Array, state: States | None = None, run: Pass | None = None
     ) -> tuple[Array, States, Backprop]:
         """See Layer."""
-        from gruengine.training_ops import scatter_rows
+        from gruengine.training_core import add_rows
 
         if x.dtype.kind not in "iu" or (x.size and not 0 <= x.min() <= x.max() < self.rows):
             raise InvalidInputError(
@@ -67,7 +67,9 @@ class Embedding(Layer):
             )
 
         def backprop(dy: Array, dstate: States = ()) -> tuple[Any, States]:
-            self.accumulate("W", scatter_rows(self.rows, x, dy))
+            if "W" not in self.gradients:
+                self.gradients["W"] = np.zeros_like(self.params["W"])
+            add_rows(x, dy, self.gradients["W"])
             return None, ()
 
         return self.params["W"][x], (), backprop
@@ -120,21 +122,21 @@ class Dense(Layer):
         self, x: Array, state: States | None = None, run: Pass | None = None
     ) -> tuple[Array, States, Backprop]:
         """See Layer."""
+        from gruengine.training_core import product
         from gruengine.training_ops import ACTIVATIONS as FUNCTIONS
         from gruengine.training_ops import rows
 
-        W, flat = self.params["W"], rows(x)
-        a = flat @ W
-        if self.use_bias:
-            a += self.params["b"]
+        W, flat, threads = self.params["W"], rows(x), 1 if run is None else run.num_threads
+        a = product(flat, W, bias=self.params.get("b"), num_threads=threads)
         y, undo = FUNCTIONS["linear" if _left_out(self.activation, run) else self.activation](a)
 
         def backprop(dy: Array, dstate: States = ()) -> tuple[Any, States]:
             da = undo(rows(dy))
-            self.accumulate("W", flat.T @ da)
+            self.accumulate("W", product(flat, da, a_transposed=True, num_threads=threads))
             if self.use_bias:
                 self.accumulate("b", da.sum(0))
-            return (da @ W.T).reshape(x.shape), ()
+            dx = product(da, W, b_transposed=True, num_threads=threads)
+            return dx.reshape(x.shape), ()
 
         return y.reshape(*x.shape[:-1], self.units), (), backprop
 

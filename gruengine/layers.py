@@ -87,6 +87,26 @@ class Sequential:
         if isinstance(self.layers[0], Embedding) or input_size is not None:
             self.build(input_size)
 
+    @classmethod
+    def from_model(cls, model: Any) -> Sequential:
+        """Return the layers of a converted model, so that it can be trained further.
+
+        Parameters
+        ----------
+        model : Model, ModelSpec, path or bytes
+            What :func:`gruengine.export` takes. Chains of recurrent layers, Dense, Embedding,
+            LayerNorm and activations become layers; the result is run beside the model.
+
+        Raises
+        ------
+        UnsupportedError
+            Any other graph; the message names the node.
+        """
+        from gruengine.export import spec_of
+        from gruengine.layers_from_spec import sequential_of
+
+        return sequential_of(spec_of(model))
+
     # -- parameters -------------------------------------------------------------------------------
 
     def build(self, input_size: int | None = None) -> Sequential:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gruengine import _core
 from gruengine.errors import InvalidInputError
 from gruengine.training_ops import log_softmax, sigmoid
 
@@ -173,6 +174,13 @@ class SoftmaxCrossEntropy(Loss):
         if mask is not None and mask.dtype.kind == "f":
             weight *= mask
         total = float(weight.sum(dtype=np.float64))
+        if y.dtype == np.float32:
+            share = np.where(counts, weight / np.float32(total or 1.0), 0).astype(np.float32)
+            losses, dy = _core.train_cross_entropy(
+                np.ascontiguousarray(y.reshape(-1, C)),
+                np.where(counts, ids, -1).astype(np.int64).reshape(-1), share.reshape(-1), -1,
+            )  # fmt: skip
+            return float(np.sum(losses, dtype=np.float64)), dy.reshape(y.shape)
         logs = log_softmax(y)
         picked = np.take_along_axis(logs, ids[..., None], -1)[..., 0]
         value = -float(np.sum(np.where(counts, picked * weight, 0), dtype=np.float64))

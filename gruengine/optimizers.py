@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from gruengine import _core
 from gruengine.errors import InvalidInputError
+from gruengine.training_core import sum_of_squares
 
 Array = np.ndarray[Any, Any]
 
@@ -66,27 +68,42 @@ class Optimizer(ABC):
         """The learning rate of the next step."""
         return float(self.rate(self.steps) if callable(self.rate) else self.rate)
 
-    def update(self, params: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+    def update(
+        self,
+        params: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        *,
+        scale: float = 1.0,
+        num_threads: int = 1,
+    ) -> None:
         """Take one step; a parameter without a gradient has zeros.
 
         Parameters
         ----------
-        params : writable arrays by name.
+        params : writable float32 arrays by name.
         gradients : arrays of the same shapes, unchanged.
+        scale : what gradients are multiplied by first (clipping by norm).
+        num_threads : of the update; any number gives the same bits.
         """
         rate = self.rate_now
         self.steps += 1
         for name, value in params.items():
-            kept = self.memory.setdefault(name, {key: np.zeros_like(value) for key in self.keeps})
+            if name not in self.memory:
+                self.memory[name] = {key: np.zeros_like(value) for key in self.keeps}
             gradient = gradients.get(name)
             if gradient is None:
                 gradient = np.zeros_like(value)
-            decay = self.weight_decay if self.decays(name) else 0.0
-            self.change(value, gradient, kept, value.dtype.type(rate), value.dtype.type(decay))
+            options = {
+                "rate": rate,
+                "weight_decay": self.weight_decay if self.decays(name) else 0.0,
+                "scale": scale,
+                "num_threads": num_threads,
+            }
+            self.change(value, np.ascontiguousarray(gradient), self.memory[name], options)
 
     @abstractmethod
     def change(
-        self, value: Array, gradient: Array, kept: dict[str, Array], rate: Any, decay: Any
+        self, value: Array, gradient: Array, kept: dict[str, Array], options: dict[str, Any]
     ) -> None:
         """Change one parameter in place."""
 
@@ -104,16 +121,13 @@ class SGD(Optimizer):
         self.keeps = ("velocity",) if self.momentum else ()
 
     def change(
-        self, value: Array, gradient: Array, kept: dict[str, Array], rate: Any, decay: Any
+        self, value: Array, gradient: Array, kept: dict[str, Array], options: dict[str, Any]
     ) -> None:
         """See Optimizer."""
-        g = gradient + decay * value if decay else gradient
-        if self.momentum:
-            v = kept["velocity"]
-            v *= value.dtype.type(self.momentum)
-            v += g
-            g = g + value.dtype.type(self.momentum) * v if self.nesterov else v
-        value -= rate * g
+        _core.train_sgd(
+            value, gradient, kept.get("velocity"), momentum=self.momentum,
+            nesterov=self.nesterov, **options,
+        )  # fmt: skip
 
 
 class RMSprop(Optimizer):
@@ -136,21 +150,13 @@ class RMSprop(Optimizer):
         self.keeps = ("square", "velocity") if self.momentum else ("square",)
 
     def change(
-        self, value: Array, gradient: Array, kept: dict[str, Array], rate: Any, decay: Any
+        self, value: Array, gradient: Array, kept: dict[str, Array], options: dict[str, Any]
     ) -> None:
         """See Optimizer."""
-        real = value.dtype.type
-        g = gradient + decay * value if decay else gradient
-        s = kept["square"]
-        s *= real(self.alpha)
-        s += real(1 - self.alpha) * (g * g)
-        step = g / (np.sqrt(s) + real(self.epsilon))
-        if self.momentum:
-            v = kept["velocity"]
-            v *= real(self.momentum)
-            v += step
-            step = v
-        value -= rate * step
+        _core.train_rmsprop(
+            value, gradient, kept["square"], kept.get("velocity"), smoothing=self.alpha,
+            momentum=self.momentum, eps=self.epsilon, **options,
+        )  # fmt: skip
 
 
 class Adam(Optimizer):
@@ -172,22 +178,13 @@ class Adam(Optimizer):
         self.epsilon = _not_negative("epsilon", epsilon)
 
     def change(
-        self, value: Array, gradient: Array, kept: dict[str, Array], rate: Any, decay: Any
+        self, value: Array, gradient: Array, kept: dict[str, Array], options: dict[str, Any]
     ) -> None:
         """See Optimizer."""
-        real, (first, second) = value.dtype.type, self.betas
-        g = gradient
-        if decay and self.decoupled:
-            value *= 1 - rate * decay
-        elif decay:
-            g = g + decay * value
-        m, v = kept["mean"], kept["square"]
-        m *= real(first)
-        m += real(1 - first) * g
-        v *= real(second)
-        v += real(1 - second) * (g * g)
-        deviation = np.sqrt(v) / real(math.sqrt(1 - second**self.steps)) + real(self.epsilon)
-        value -= real(rate / (1 - first**self.steps)) * (m / deviation)
+        _core.train_adam(
+            value, gradient, kept["mean"], kept["square"], self.steps, beta1=self.betas[0],
+            beta2=self.betas[1], eps=self.epsilon, decoupled=self.decoupled, **options,
+        )  # fmt: skip
 
 
 class AdamW(Adam):
@@ -254,11 +251,7 @@ def exponential(rate: float, factor: float, every: int = 1) -> Callable[[int], f
 
 def global_norm(gradients: Mapping[str, Array]) -> float:
     """Return the Euclidean norm of all gradients together, NaN or infinite if one of them is."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = sum(float(np.vdot(g, g)) for g in gradients.values())
-        if not math.isfinite(total):  # the squares may be too large where their root is not
-            total = sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values())
-    return math.sqrt(total)
+    return math.sqrt(sum(sum_of_squares(g) for g in gradients.values()))
 
 
 def clip_by_norm(gradients: Mapping[str, Array], limit: float) -> float:
@@ -266,8 +259,13 @@ def clip_by_norm(gradients: Mapping[str, Array], limit: float) -> float:
     norm = global_norm(gradients)
     if norm > limit:
         for gradient in gradients.values():
-            gradient *= gradient.dtype.type(limit / (norm + 1e-6))
+            gradient *= gradient.dtype.type(scale_of(norm, limit))
     return norm
+
+
+def scale_of(norm: float, limit: float | None) -> float:
+    """Return what gradients of a norm are multiplied by so that it is at most ``limit``."""
+    return 1.0 if limit is None or norm <= limit else limit / (norm + 1e-6)
 
 
 def clip_by_value(gradients: Mapping[str, Array], limit: float) -> None:

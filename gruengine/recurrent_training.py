@@ -27,9 +27,10 @@ def begin_update(
         )
     states: list[State] = []
     undos: list[_Scaled | _Level] = []
-    rng = run.rng(layer.name)
+    drops = run.training and (layer.dropout or layer.recurrent_dropout)
+    rng = run.rng(layer.name) if drops else None
     for level in range(layer.num_layers):
-        if level and layer.dropout and run.training:
+        if level and layer.dropout and rng is not None:
             mask = dropout_mask(rng, x.shape, layer.dropout, x.dtype)
             x = x * mask
             undos.append(_Scaled(mask))
@@ -61,12 +62,14 @@ class _Scaled:
 class _Level:
     """One layer of a stack in one pass."""
 
-    def __init__(self, layer: Recurrent, level: int, rng: np.random.Generator, run: Pass) -> None:
+    def __init__(
+        self, layer: Recurrent, level: int, rng: np.random.Generator | None, run: Pass
+    ) -> None:
         self.layer, self.level, self.run = layer, level, run
         self.sequences = layer.return_sequences or level < layer.num_layers - 1
         self.operands = layer.operands(level)
         self.mask: Array | None = None
-        if layer.recurrent_dropout and run.training:
+        if layer.recurrent_dropout and rng is not None:
             # R (m h) is (R m) h: a mask over the columns costs the kernels nothing.
             R = self.operands["R"]
             shape = (R.shape[0], 1, R.shape[2])
@@ -80,10 +83,10 @@ class _Level:
             layer.node_attributes(), x.shape[2], layer.units, self.run.num_threads
         )
         y, h, c, self.tape = self.core.forward(
-            np.ascontiguousarray(x),
+            np.ascontiguousarray(x, np.float32),
             *(self.operands.get(key) for key in OPERANDS),
-            None if state is None else state.h,
-            None if state is None else state.c,
+            None if state is None else _floats(state.h),
+            None if state is None else _floats(state.c),
             self.run.lengths,
         )
         self.shape = h.shape
@@ -100,9 +103,16 @@ class _Level:
             D, N, K = self.shape
             last = np.ascontiguousarray(dy.reshape(N, D, K).transpose(1, 0, 2))
             dy, dh = None, last if dh is None else last + dh
-        dx, *rest, dh0, dc0 = self.core.backward(self.tape, dy, dh, dc, True)
+        dx, *rest, dh0, dc0 = self.core.backward(
+            self.tape, _floats(dy), _floats(dh), _floats(dc), True
+        )
         found = {k: g for k, g in zip(OPERANDS, rest, strict=True) if g is not None}
         if self.mask is not None:
             found["R"] = found["R"] * self.mask
         self.layer.add_gradients(self.level, found)
         return dx if direct is None else dx + direct, State(dh0, dc0)
+
+
+def _floats(value: Array | None) -> Array | None:
+    """Return float32 in the order of C, as the kernels read it."""
+    return None if value is None else np.ascontiguousarray(value, np.float32)

@@ -18,11 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gruengine.reference import (
+    GruStep,
+    LstmStep,
+    RnnStep,
     Stepper,
     activations_of,
     clamp,
     gru_step,
     lstm_step,
+    rnn_step,
     stepper,
 )
 from gruengine.reference_activations import Activation, Array, sigmoid
@@ -222,6 +226,21 @@ class Cell:
         self.step: Stepper = stepper(
             self.kind, W, R, b, P, projection, acts, self.clip, self.coupled, self.reset,
             self.update,
+        )  # fmt: skip
+
+    def whole_step(self, x: Array, h: Array, c: Array) -> RnnStep | LstmStep | GruStep:
+        """Return a step with all its gates."""
+        weights = (self.W, self.R, self.b)
+        if self.kind == "rnn":
+            return rnn_step(x, h, *weights, f=self.acts[0], clip=self.clip)
+        f, g = self.acts[:2]
+        if self.kind == "gru":
+            return gru_step(
+                x, h, *weights, f=f, g=g, clip=self.clip, reset=self.reset, update=self.update
+            )
+        return lstm_step(
+            x, h, c, *weights, peepholes=self.P, projection=self.projection, f=f, g=g,
+            h_act=self.acts[2], clip=self.clip, coupled=self.coupled,
         )  # fmt: skip
 
     def backward(self, x: Array, h: Array, c: Array, dh: Array, dc: Array) -> StepGradient:

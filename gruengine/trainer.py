@@ -14,7 +14,7 @@ from gruengine.errors import DivergenceError, InvalidInputError, ModelFileError
 from gruengine.layer_base import Array, Pass, States
 from gruengine.losses import Loss, loss_of
 from gruengine.metrics import Metric, metrics_of
-from gruengine.optimizers import Optimizer, clip_by_norm, clip_by_value, global_norm, optimizer_of
+from gruengine.optimizers import Optimizer, clip_by_value, global_norm, optimizer_of, scale_of
 from gruengine.training_ops import ACTIVATIONS
 from gruengine.training_parameters import Parameters
 
@@ -154,8 +154,11 @@ class Trainer:
                 self._diverged(x, state, run, f"the loss is {loss}")
             self.parameters.clear_gradients()
             backprop(dy)
-            norm = self._clip()
-            self.optimizer.update(self.parameters.values, self.parameters.gradients())
+            gradients = self.parameters.gradients()
+            norm, scale = self._clip(gradients)
+            self.optimizer.update(
+                self.parameters.values, gradients, scale=scale, num_threads=self.num_threads
+            )
             self.parameters.clear_gradients()
             self.net.changed()
             metrics = self._measure(found, target, weights)
@@ -186,8 +189,8 @@ class Trainer:
         within = steps < lengths[:, None] if time else steps[:, None] < lengths
         return within if found is None else np.where(within, found, 0).astype(found.dtype)
 
-    def _clip(self) -> float:
-        gradients = self.parameters.gradients()
+    def _clip(self, gradients: dict[str, Array]) -> tuple[float, float]:
+        """Return the norm of the gradients, and what they are to be multiplied by."""
         norm = global_norm(gradients)
         if not np.isfinite(norm):
             bad = [name for name, g in gradients.items() if not np.isfinite(g).all()]
@@ -196,9 +199,8 @@ class Trainer:
             self._stop(layer, f"the gradient of {', '.join(bad) or 'all'} is not finite")
         if self.clip_value is not None:
             clip_by_value(gradients, self.clip_value)
-        if self.clip_norm is not None:
-            clip_by_norm(gradients, self.clip_norm)
-        return norm
+        after = norm if self.clip_value is None else global_norm(gradients)
+        return norm, scale_of(after, self.clip_norm)
 
     def _measure(self, y: Array, target: Any, mask: Array | None) -> dict[str, float]:
         if not self.metrics:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where training meets the compiled engine."""
+"""Where training meets the compiled engine: recurrences, products, sums."""
 
 from __future__ import annotations
 
@@ -7,26 +7,50 @@ from typing import Any
 
 import numpy as np
 
+from gruengine import _core
 from gruengine.spec import Attr
+
+Array = np.ndarray[Any, Any]
 
 
 def recurrent_training(
     attrs: dict[str, Attr], input_size: int, hidden_size: int, num_threads: int
-) -> Any:
-    """Return the training form of a ``Recurrent`` node."""
-    from gruengine import _core
+) -> _core.RecurrentTraining:
+    """Return the training form of a ``Recurrent`` node.
 
-    if not hasattr(_core, "RecurrentTraining"):
-        from gruengine.reference_training import RecurrentTraining
-
-        class Float32(RecurrentTraining):
-            def forward(self, *args: Any) -> Any:
-                y, h, c, tape = super().forward(*args)
-                return (*(None if a is None else a.astype(np.float32) for a in (y, h, c)), tape)
-
-            def backward(self, *args: Any) -> Any:
-                found = super().backward(*args)
-                return tuple(None if a is None else a.astype(np.float32) for a in found)
-
-        return Float32(attrs, input_size, hidden_size, num_threads)
+    Its interface is that of :class:`gruengine.reference_training.RecurrentTraining`.
+    """
     return _core.RecurrentTraining(attrs, input_size, hidden_size, num_threads)
+
+
+def product(
+    a: Array,
+    b: Array,
+    *,
+    a_transposed: bool = False,
+    b_transposed: bool = False,
+    bias: Array | None = None,
+    num_threads: int = 1,
+) -> Array:
+    """Return ``a b`` (+ bias) of matrices; float32 by the engine, others by NumPy."""
+    if a.dtype == b.dtype == np.float32:
+        return _core.train_matmul(
+            np.ascontiguousarray(a), np.ascontiguousarray(b), a_transposed, b_transposed, bias,
+            num_threads=num_threads,
+        )  # fmt: skip
+    found = (a.T if a_transposed else a) @ (b.T if b_transposed else b)
+    return np.asarray(found if bias is None else found + bias)
+
+
+def add_rows(ids: Array, dy: Array, table: Array) -> None:
+    """Add the rows of ``dy`` ``[..., F]`` to those of ``table`` that ``ids`` ``[...]`` name."""
+    flat = np.ascontiguousarray(ids.reshape(-1), np.int64)
+    rows = np.ascontiguousarray(dy.reshape(-1, dy.shape[-1]), np.float32)
+    _core.train_embedding_gradient(flat, rows, table)
+
+
+def sum_of_squares(x: Array) -> float:
+    """Return the sum of the squares of all elements, in float64."""
+    found = _core.train_sum_of_squares(np.ascontiguousarray(x, np.float32))
+    # The squares may leave the range of float32 where their root does not.
+    return found if np.isfinite(found) else float(np.sum(np.square(x, dtype=np.float64)))

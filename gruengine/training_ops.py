@@ -124,17 +124,6 @@ def layer_norm(
     return normal * scale + shift, backprop
 
 
-def scatter_rows(count: int, ids: Array, dy: Array) -> Array:
-    """Return ``[count, F]``: the sum of the rows of ``dy`` ``[..., F]`` for each id, in order."""
-    flat, values = ids.reshape(-1), rows(dy)
-    total = np.zeros((count, values.shape[1]), values.dtype)
-    if flat.size:
-        order = np.argsort(flat, kind="stable")
-        found, starts = np.unique(flat[order], return_index=True)
-        total[found] = np.add.reduceat(values[order], starts, axis=0)
-    return total
-
-
 def dropout_mask(
     rng: np.random.Generator, shape: tuple[int, ...], rate: float, dtype: Any
 ) -> Array:

@@ -29,7 +29,7 @@ class Parameters:
         for name, layer, key in self._places():
             if layer.params[key] is self._views.get(name):
                 continue
-            value = np.array(layer.params[key], np.float32)
+            value = np.array(layer.params[key], np.float32, order="C")
             view = value.view()
             view.flags.writeable = False
             self.values[name], self._views[name] = value, view
