@@ -8,7 +8,7 @@ clever . [he]", "Cathy and Mary went home . [their]". The label is 1 if the last
 those named at the start. Names, verbs and fillers are drawn from lists; a tenth of the pairs of
 names is held out, so that the model must learn who each name is, not which sentence it saw.
 
-Result (seed 0): RESULT
+Result (seed 0): see the table that it writes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def sentences(
 def main() -> None:
     chosen = options(__doc__)
     rng = np.random.default_rng(chosen.seed)
-    count, epochs = (200, 1) if chosen.quick else (4000, 8)
+    count, epochs = (200, 1) if chosen.quick else (4000, 20)
     x, y, lengths = sentences(rng, count, False)
     test = sentences(rng, count // 4, True)
     net = gr.Sequential(
@@ -77,7 +77,7 @@ def main() -> None:
     )
     print(net.summary())
     trainer = gr.Trainer(
-        net, "binary_cross_entropy", gr.optimizers.Adam(3e-3), metrics=["accuracy"], clip_norm=1.0,
+        net, "binary_cross_entropy", gr.optimizers.Adam(4e-3), metrics=["accuracy"], clip_norm=1.0,
         seed=chosen.seed,
     )  # fmt: skip
     history = trainer.fit(x, y, lengths, epochs=epochs, batch_size=32, validation=test)

@@ -7,8 +7,6 @@ import numpy as np
 _Array = np.ndarray[Any, Any]
 _Port = tuple[str, str, tuple[int | str, ...]]
 
-__file__: str
-
 class Model:
     @staticmethod
     def open(path: str, num_threads: int) -> Model: ...

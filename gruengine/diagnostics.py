@@ -129,7 +129,8 @@ class _Unrolled:
             own = [self.operands[k][d : d + 1] if k in self.operands else None for k in OPERANDS]
             h = None if self.state is None else np.ascontiguousarray(self.state.h[d : d + 1])
             c = None if self.state is None or self.state.c is None else self.state.c[d : d + 1]
-            y, tapes = np.zeros((T, N, self.layer.output_size), np.float32), [None] * T
+            y = np.zeros((T, N, self.layer.output_size), np.float32)
+            tapes: list[Any] = [None] * T
             for t in reversed(range(T)) if d else range(T):
                 step, h, c, tapes[t] = self.core.forward(x[t : t + 1], *own, h, c, None)
                 y[t] = step[0]

@@ -198,7 +198,7 @@ class _Walk:
             if len(perm) == 2 and self.axes == "NTF" and len(self.layers) == 0:
                 self.axes = "TNF"  # numbers for an Embedding, their features yet to come
                 return
-            self.axes = "".join(self.axes[int(i)] for i in perm)  # type: ignore[arg-type]
+            self.axes = "".join(self.axes[int(i)] for i in perm)
         elif node.op == "Squeeze" and constant is not None:
             at = [int(i) % len(self.axes) for i in constant]
             if [self.axes[i] for i in at] != ["D"]:

@@ -44,7 +44,7 @@ def recurrent_layer(
     if names[:half] * D != names:
         return None, {"why": "has other activations in each direction"}
     own = [str(name) for name in names[:half]]
-    summed = sum(np.split(B, 2, axis=1))
+    summed: Array = np.add(*np.split(B, 2, axis=1))
     if cell == "rnn":
         if own[0] not in ("Tanh", "Relu"):
             return None, {"why": f"has the activation {own[0]}"}

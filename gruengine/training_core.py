@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 def recurrent_training(
     attrs: dict[str, Attr], input_size: int, hidden_size: int, num_threads: int
-) -> _core.RecurrentTraining:
+) -> Any:
     """Return the training form of a ``Recurrent`` node.
 
     Its interface is that of :class:`gruengine.reference_training.RecurrentTraining`.
