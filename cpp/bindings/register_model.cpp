@@ -150,6 +150,10 @@ py::list layout(const Model& model, const std::vector<Dims>& inputs) {
   return all;
 }
 
+ModelOptions options_of(int num_threads, const std::string& compute_type) {
+  return {num_threads, compute_type_named(compute_type)};
+}
+
 py::list state_pairs(const Model& model) {
   py::list all;
   for (const StatePair& pair : model.state_pairs()) {
@@ -165,21 +169,22 @@ void register_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
       .def_static(
           "open",
-          [](const std::string& path, int num_threads) {
+          [](const std::string& path, int num_threads, const std::string& compute_type) {
             const py::gil_scoped_release release;
-            return std::const_pointer_cast<Model>(Model::open(path, {num_threads}));
+            return std::const_pointer_cast<Model>(
+                Model::open(path, options_of(num_threads, compute_type)));
           },
-          py::arg("path"), py::arg("num_threads"))
+          py::arg("path"), py::arg("num_threads"), py::arg("compute_type"))
       .def_static(
           "from_memory",
-          [](const py::bytes& data, int num_threads) {
+          [](const py::bytes& data, int num_threads, const std::string& compute_type) {
             const std::string_view view = data;
             std::vector<uint8_t> bytes(view.begin(), view.end());
             const py::gil_scoped_release release;
             return std::const_pointer_cast<Model>(
-                Model::from_memory(std::move(bytes), {num_threads}));
+                Model::from_memory(std::move(bytes), options_of(num_threads, compute_type)));
           },
-          py::arg("data"), py::arg("num_threads"))
+          py::arg("data"), py::arg("num_threads"), py::arg("compute_type"))
       .def("run", &run, py::arg("inputs"))
       .def("run_from", &run_from, py::arg("inputs"), py::arg("lengths"), py::arg("state"),
            py::arg("wants_state") = true)
@@ -197,6 +202,8 @@ void register_model(py::module_& m) {
            })
       .def_property_readonly("isa", &Model::isa)
       .def_property_readonly("num_threads", &Model::num_threads)
+      .def_property_readonly("compute_type",
+                             [](const Model& model) { return name_of(model.compute_type()); })
       .def_property_readonly("packed_bytes", &Model::packed_bytes)
       .def_property_readonly("parity_inputs",
                              [](const Model& model) { return arrays(model.parity_inputs()); })

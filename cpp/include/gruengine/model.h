@@ -19,8 +19,16 @@ namespace gruengine {
 
 class Engine;  // engine/engine.h: the graph, its weights and its plans
 
+// How products with weights are made. Everything else is float32 in each of them.
+enum class ComputeType { kFloat32, kBfloat16, kInt8 };
+
+const char* name_of(ComputeType type);  // "float32", "bfloat16", "int8"
+// Throws Error(kInvalidArgument) listing the names.
+ComputeType compute_type_named(const std::string& name);
+
 struct ModelOptions {
   int num_threads = 1;
+  ComputeType compute_type = ComputeType::kFloat32;
 };
 
 // How a model streams, or why it does not.
@@ -61,6 +69,7 @@ class GRUENGINE_API Model {
   std::span<const uint8_t> file() const;  // the bytes of the model file
   std::string isa() const;
   int num_threads() const;
+  ComputeType compute_type() const;
   int64_t packed_bytes() const;
   // The recorded run of the file; empty when it has none.
   std::map<std::string, ConstView> parity_inputs() const;

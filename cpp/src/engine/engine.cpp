@@ -25,7 +25,8 @@ Engine::Engine(std::shared_ptr<const ModelFile> file, const ModelOptions& option
     : file_(std::move(file)),
       options_(options),
       kernels_(gruengine::kernels()),
-      weights_(weight_bytes(*file_)) {
+      low_(low_kernels(kernels_, options.compute_type)),
+      weights_(weight_bytes(*file_) * (low_ != nullptr ? low_->weight_bytes : 4) / 4) {
   if (options.num_threads < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 "num_threads is " + std::to_string(options.num_threads) + "; it must be 1 or more");
@@ -52,7 +53,7 @@ bool Engine::is_returned(const std::string& output) const {
 }
 
 PlanSource Engine::source() const {
-  return {file_->graph, file_->state, constants_, weights_, kernels_};
+  return {file_->graph, file_->state, constants_, weights_, kernels_, low_, options_.num_threads};
 }
 
 std::shared_ptr<const Plan> Engine::plan_once(const PlanRequest& request) const {

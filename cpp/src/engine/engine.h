@@ -63,6 +63,7 @@ class Engine {
   std::shared_ptr<const ModelFile> file_;
   ModelOptions options_;
   const KernelTable& kernels_;
+  const LowKernels* low_;  // nullptr: float32
   mutable WeightStore weights_;
   Arena folded_;
   std::map<std::string, Value> constants_;

@@ -255,6 +255,11 @@ const float* NodeBuilder::padded(size_t i, int64_t n, int64_t stride, int64_t of
 
 const KernelTable& NodeBuilder::kernels() const { return planner_.source_.kernels; }
 
+const LowKernels* NodeBuilder::low() const {
+  return planner_.fold_.on ? nullptr : planner_.source_.low;
+}
+int NodeBuilder::threads() const { return planner_.source_.threads; }
+
 bool NodeBuilder::stateful() const { return planner_.request_.stateful; }
 
 Slot NodeBuilder::carry(const std::string& suffix, const Dims& dims, const void* initial) {

@@ -121,6 +121,9 @@ class NodeBuilder {
   const float* padded(size_t i, int64_t n, int64_t stride = 1, int64_t offset = 0) const;
 
   const KernelTable& kernels() const;
+  // The kernels of a compute type below float32, or nullptr; and the most threads of a run.
+  const LowKernels* low() const;
+  int threads() const;
   // Where packed forms of a constant belong: with the model or with this plan.
   WeightStore& store(const Value& constant) const;
 

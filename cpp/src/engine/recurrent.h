@@ -17,6 +17,7 @@ struct CellPhase {
   StepKind kind;
   int gates;
   PackedMatrix w;         // rows: I inputs, then K recurrent values
+  LowMatrix low;          // the same below float32, then w is empty
   const float* bias;      // [panels * gates * V]
   const float* bias_h;    // GruAfter
   const float* peephole;  // LSTM
@@ -25,6 +26,8 @@ struct CellPhase {
 struct CellDirection {
   std::vector<CellPhase> phases;
   PackedMatrix projection;  // k = 0: none
+  LowMatrix low_projection;
+  float range;  // that values of h keep to (0: unknown): see PrepareArgs
   CellParams params;
   bool reverse;
 };
@@ -34,6 +37,7 @@ struct RecurrentPlan {
   enum class Cell { kRnn, kLstm, kGru };
 
   const KernelTable* kernels;
+  const LowKernels* low;  // nullptr: float32
   Cell cell;
   int64_t T, N, I, H, K, D;
   int64_t panels;  // of V units
@@ -55,18 +59,40 @@ struct RecurrentPlan {
   Slot order;                      // int64 [2,N]: rows by falling length, then those lengths
   Slot sorted_x, sorted_y, sorted_h, sorted_c;  // in that order: [T,N,I], [T,N,K], [N,K], [N,H]
 
+  // Below float32 every member of the team prepares rows for itself.
+  LowBuffer rows_x, rows_h, rows_hidden;
+  int64_t member_bytes;
+  Slot prepared;  // [threads][member_bytes]
+
   // Sweeps over the weights so far, by whatever stream: see first_sweep().
   mutable std::atomic<uint32_t> sweeps{0};
 
   void run(const Frame& frame) const;
 
  private:
-  struct Sequence;
+  // One direction over one block of rows.
+  struct Sequence {
+    const CellDirection* direction;
+    const float* x;  // [T,N,I]
+    float* y;        // y_step floats from one step to the next
+    int64_t y_step;
+    const float* h0;  // [N,K]
+    float* c;         // [N,H], updated in place
+    bool backwards;
+    const int64_t* lengths;  // falling; nullptr: every row runs to T
+    float *z, *hidden, *gate, *reset;
+    char* prepared;   // of all members
+    uint32_t sweeps;  // those before the first step
+  };
+
   void run_direction(const Frame& frame, int d) const;
   void run_sorted(const Frame& frame, int d) const;
   void run_sequence(const Sequence& sequence, int threads) const;
   void run_member(const Sequence& sequence, Team& team) const;
   void project_inputs(const Sequence& s, int64_t first, int64_t steps, Team& team) const;
+  void step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args, Team& team) const;
+  void project(const Sequence& s, int64_t rows, float* y, Team& team) const;
+  char* member(const Sequence& s, const Team& team) const;
   void step(const Sequence& s, int64_t now, int64_t rows, const float* h, int64_t z_row,
             Team& team) const;
   uint32_t first_sweep() const;

@@ -55,6 +55,7 @@ class RecurrentBuilder {
  private:
   void read_attributes() {
     p_->kernels = &b_.kernels();
+    p_->low = b_.low();
     const std::string cell = b_.attr("cell", "");
     if (cell != "rnn" && cell != "lstm" && cell != "gru") {
       b_.refuse(ErrorCode::kUnsupported, "cell '" + cell + "'; it must be rnn, lstm or gru");
@@ -102,6 +103,7 @@ class RecurrentBuilder {
     if (b_.has(7)) peephole_ = weight(7, {p_->D, 3 * p_->H});
     const int64_t width = p_->kernels->width;
     p_->panels = (p_->H + width - 1) / width;
+    if (std::max({p_->I, p_->H, p_->K}) > kMostLowRows) p_->low = nullptr;
     p_->x = x.slot;
   }
 
@@ -161,16 +163,22 @@ class RecurrentBuilder {
     const float* w = w_ + d * all * H * I;
     const float* r = r_ + d * all * H * K;
     const int64_t G = shape.gates, first = shape.first_gate;
-    CellPhase phase{shape.kind, shape.gates, {}, nullptr, nullptr, nullptr};
+    CellPhase phase{shape.kind, shape.gates, {}, {}, nullptr, nullptr, nullptr};
     const auto at = [=](int64_t row, int64_t column) -> const float* {
       const int64_t unit = column / (G * width) * width + column % width;
       if (unit >= H) return nullptr;
       const int64_t line = (first + column / width % G) * H + unit;
       return row < I ? w + line * I + row : r + line * K + (row - I);
     };
-    phase.w =
-        b_.store(b_.in(1)).matrix(key_of("cell", w, r, {first, G}), I + K, p_->panels * G * width,
-                                  shape.gates, static_cast<int>(width), at);
+    WeightStore& store = b_.store(b_.in(1));
+    const std::string key = key_of("cell", w, r, {first, G});
+    const int64_t columns = p_->panels * G * width;
+    const auto lanes = static_cast<int>(width);
+    if (p_->low != nullptr) {
+      phase.low = store.low_matrix(key, *p_->low, {I, K}, columns, shape.gates, lanes, at);
+    } else {
+      phase.w = store.matrix(key, I + K, columns, shape.gates, lanes, at);
+    }
     const float* bias = bias_ == nullptr ? nullptr : bias_ + d * 2 * all * H;
     const bool after = shape.kind == StepKind::kGruAfter;
     phase.bias = by_panel(key_of("bias", w, bias, {first, G}), shape.gates, [=](int g, int64_t u) {
@@ -191,6 +199,16 @@ class RecurrentBuilder {
     return phase;
   }
 
+  // What the cell outputs keep to, where the activations say so.
+  float range_of(const CellParams& params) const {
+    const auto within_one = [](const FunctionSpec& f) {
+      return f.kind == Function::kSigmoid || f.kind == Function::kTanh ||
+             f.kind == Function::kHardSigmoid || f.kind == Function::kSoftsign;
+    };
+    const bool gates = p_->cell != Cell::kLstm || within_one(params.f);
+    return gates && within_one(params.h) ? 1.0f : 0.0f;
+  }
+
   CellDirection direction(int64_t d) {
     CellDirection direction;
     direction.params = params(d);
@@ -198,7 +216,15 @@ class RecurrentBuilder {
     for (const PhaseShape& shape : phases_of(p_->cell, reset_after_)) {
       direction.phases.push_back(phase(d, shape));
     }
-    if (p_->projected) {
+    direction.range = range_of(direction.params);
+    if (p_->projected && p_->low != nullptr) {
+      const int64_t H = p_->H, K = p_->K;
+      const float* weights = projection_ + d * K * H;
+      const auto at = [=](int64_t row, int64_t column) { return weights + column * H + row; };
+      direction.low_projection =
+          b_.store(b_.in(8)).low_matrix(key_of("projection", weights, nullptr, {H, K}), *p_->low,
+                                        {H}, K, 4, p_->kernels->width, at);
+    } else if (p_->projected) {
       direction.projection = b_.packed(8, p_->H, p_->K, 1, p_->H, d * p_->K * p_->H);
     }
     return direction;
@@ -298,6 +324,13 @@ class RecurrentBuilder {
     if (p_->cell == Cell::kGru && !reset_after_) {
       p_->gate = b_.scratch(N * p_->H * kFloat);
       p_->reset = b_.scratch(N * p_->H * kFloat);
+    }
+    if (p_->low != nullptr) {
+      p_->rows_x = {p_->low, std::max<int64_t>(p_->chunk_steps, 1) * N, p_->I};
+      p_->rows_h = {p_->low, N, p_->K};
+      p_->rows_hidden = {p_->low, N, p_->projected ? p_->H : 0};
+      p_->member_bytes = p_->rows_x.bytes() + p_->rows_h.bytes() + p_->rows_hidden.bytes();
+      p_->prepared = b_.scratch(b_.threads() * p_->member_bytes);
     }
     if (p_->has_lengths) {
       p_->order = b_.scratch(2 * N * int64_t{sizeof(int64_t)});

@@ -11,8 +11,8 @@ namespace {
 // Below this many multiply-adds a step is too short to be worth sharing.
 constexpr int64_t kSharedStep = int64_t{1} << 17;
 
-// Weights, in floats, that stay in L2 in any order of panels.
-constexpr int64_t kKept = int64_t{256} << 10;
+// Bytes of weights that stay in L2 in any order of panels.
+constexpr int64_t kKept = int64_t{1} << 20;
 
 void copy(float* to, const float* from, int64_t n) {
   if (n > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
@@ -21,20 +21,6 @@ void copy(float* to, const float* from, int64_t n) {
 void clear(float* to, int64_t n) { std::fill(to, to + n, 0.0f); }
 
 }  // namespace
-
-// One direction over one block of rows.
-struct RecurrentPlan::Sequence {
-  const CellDirection* direction;
-  const float* x;  // [T,N,I]
-  float* y;        // y_step floats from one step to the next
-  int64_t y_step;
-  const float* h0;  // [N,K]
-  float* c;         // [N,H], updated in place
-  bool backwards;
-  const int64_t* lengths;  // falling; nullptr: every row runs to T
-  float *z, *hidden, *gate, *reset;
-  uint32_t sweeps;  // those before the first step
-};
 
 void RecurrentPlan::run(const Frame& frame) const {
   const bool sorted = has_lengths && sort_rows(frame);
@@ -66,6 +52,7 @@ void RecurrentPlan::run_direction(const Frame& frame, int d) const {
                           projected ? frame.at<float>(hidden) : nullptr,
                           direction.phases.size() > 1 ? frame.at<float>(gate) : nullptr,
                           direction.phases.size() > 1 ? frame.at<float>(reset) : nullptr,
+                          low != nullptr ? frame.at<char>(prepared) : nullptr,
                           first_sweep()};
   run_sequence(sequence, frame.threads);
   const float* last = h0_at;
@@ -129,12 +116,12 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
     }
   }
   const bool two = direction.phases.size() > 1;
-  run_sequence(
-      {&direction, xs, ys, N * K, hs, cs, false, length,
-       chunk_steps > 0 ? frame.at<float>(z) : nullptr,
-       projected ? frame.at<float>(hidden) : nullptr, two ? frame.at<float>(gate) : nullptr,
-       two ? frame.at<float>(reset) : nullptr, first_sweep()},
-      frame.threads);
+  run_sequence({&direction, xs, ys, N * K, hs, cs, false, length,
+                chunk_steps > 0 ? frame.at<float>(z) : nullptr,
+                projected ? frame.at<float>(hidden) : nullptr,
+                two ? frame.at<float>(gate) : nullptr, two ? frame.at<float>(reset) : nullptr,
+                low != nullptr ? frame.at<char>(prepared) : nullptr, first_sweep()},
+               frame.threads);
   auto* y_at = frame.at<float>(y) + d * N * K;
   for (int64_t i = 0; i < N; ++i) {
     const int64_t row = rows[i];
@@ -163,8 +150,9 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
 // Claims the sweeps of one run. Steps take their panels to and fro, so that weights that outgrow
 // the cache start with the panels that the last step left there; single steps need a count for it.
 uint32_t RecurrentPlan::first_sweep() const {
-  const int64_t floats = panels * directions[0].phases[0].w.block_stride;
-  if (floats <= kKept) return 0;
+  const CellPhase& phase = directions[0].phases[0];
+  const int64_t bytes = low != nullptr ? phase.low.block_stride : phase.w.block_stride * 4;
+  if (panels * bytes <= kKept) return 0;
   return sweeps.fetch_add(static_cast<uint32_t>(T), std::memory_order_relaxed);
 }
 
@@ -199,32 +187,6 @@ void RecurrentPlan::run_member(const Sequence& s, Team& team) const {
   }
 }
 
-// The products of the inputs of `steps` steps from `first`, for this member's panels.
-void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t steps,
-                                   Team& team) const {
-  const int64_t begin = team.begin(panels), end = team.end(panels);
-  const int64_t width = kernels->width;
-  float* z_at = s.z;
-  for (const CellPhase& phase : s.direction->phases) {
-    const int64_t vector = phase.gates * width, columns = panels * vector;
-    GemmArgs args{};
-    args.m = steps * N;
-    args.n = (end - begin) * vector;
-    args.k = I;
-    args.a = s.x + first * N * I;
-    args.lda = I;
-    args.b = phase.w.data + begin * phase.w.block_stride;
-    args.block_stride = phase.w.block_stride;
-    args.nv = phase.w.nv;
-    args.init = phase.bias + begin * vector;
-    args.ldi = 0;
-    args.c = z_at + begin * vector;
-    args.ldc = columns;
-    if (args.n > 0) kernels->gemm(args);
-    z_at += chunk_steps * N * columns;
-  }
-}
-
 void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const float* h,
                          int64_t z_row, Team& team) const {
   const bool fused = chunk_steps == 0;
@@ -243,8 +205,6 @@ void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const flo
     args.ldx = I;
     args.h = h;
     args.ldh = K;
-    args.w = phase.w.data + (fused ? 0 : I * vector);
-    args.panel_stride = phase.w.block_stride;
     args.z = fused ? phase.bias : z_at + z_row * columns;
     args.ldz = fused ? 0 : columns;
     args.bias_h = phase.bias_h;
@@ -263,27 +223,12 @@ void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const flo
       args.c = h;
     }
     args.backwards = (s.sweeps + static_cast<uint32_t>(now)) % 2 != 0;
-    kernels->step[static_cast<int>(phase.kind)](args);
+    step_cells(s, phase, args, team);
     z_at += chunk_steps * N * columns;
   }
   if (!projected) return;
   team.barrier();
-  const PackedMatrix& p = s.direction->projection;
-  const int64_t block = p.nv * kernels->width;
-  const int64_t blocks = (p.n + block - 1) / block;
-  const int64_t begin = team.begin(blocks), end = team.end(blocks);
-  GemmArgs args{};
-  args.m = rows;
-  args.n = std::min(p.n, end * block) - begin * block;
-  args.k = p.k;
-  args.a = s.hidden;
-  args.lda = H;
-  args.b = p.data + begin * p.block_stride;
-  args.block_stride = p.block_stride;
-  args.nv = p.nv;
-  args.c = y_now + begin * block;
-  args.ldc = K;
-  if (args.n > 0) kernels->gemm(args);
+  project(s, rows, y_now, team);
 }
 
 }  // namespace gruengine

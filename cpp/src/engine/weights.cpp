@@ -33,6 +33,23 @@ const PackedMatrix& WeightStore::matrix(const std::string& key, int64_t k, int64
   return matrices_[key] = PackedMatrix{data, k, n, nv, k * nv * width};
 }
 
+const LowMatrix& WeightStore::low_matrix(const std::string& key, const LowKernels& low,
+                                         const std::vector<int64_t>& parts, int64_t n, int32_t nv,
+                                         int width, const WeightAt& at,
+                                         const std::function<float(int64_t, int64_t)>& most) {
+  const std::lock_guard lock(mutex_);
+  const auto found = low_matrices_.find(key);
+  if (found != low_matrices_.end()) return found->second;
+  char* data = arena_.take(low_bytes(low, parts, n, width));
+  pack_low(low, parts, n, nv, width, at, most, data);
+  LowMatrix matrix{data, 0, n, nv, 0};
+  for (const int64_t k : parts) {
+    matrix.k += k;
+    matrix.block_stride += block_bytes(low, k, int64_t{nv} * width);
+  }
+  return low_matrices_[key] = matrix;
+}
+
 const float* WeightStore::floats(const std::string& key, int64_t size,
                                  const std::function<void(float*)>& fill) {
   const std::lock_guard lock(mutex_);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/buffer.h"
+#include "engine/low.h"
 
 namespace gruengine {
 
@@ -23,9 +24,6 @@ struct PackedMatrix {
   int64_t block_stride = 0;
 };
 
-// Where the weight of (row, column) of a matrix lies; nullptr stands for zero.
-using WeightAt = std::function<const float*(int64_t row, int64_t column)>;
-
 // Memory for packed weights and other derived constants, filled under a lock and never changed
 // after; entries stay where they are.
 class WeightStore {
@@ -36,6 +34,12 @@ class WeightStore {
   // The matrix kept under `key`, packed on the first call.
   const PackedMatrix& matrix(const std::string& key, int64_t k, int64_t n, int32_t nv, int width,
                              const WeightAt& at);
+  // The matrix of a compute type below float32 kept under `key`, packed on the first call: see
+  // pack_low(). Its rows fall into `parts`.
+  const LowMatrix& low_matrix(const std::string& key, const LowKernels& low,
+                              const std::vector<int64_t>& parts, int64_t n, int32_t nv, int width,
+                              const WeightAt& at,
+                              const std::function<float(int64_t, int64_t)>& most = nullptr);
   // The floats kept under `key`: `size` zeros handed to `fill` on the first call.
   const float* floats(const std::string& key, int64_t size,
                       const std::function<void(float*)>& fill);
@@ -45,6 +49,7 @@ class WeightStore {
   std::mutex mutex_;
   Arena arena_;
   std::map<std::string, PackedMatrix> matrices_;
+  std::map<std::string, LowMatrix> low_matrices_;
   std::map<std::string, const float*> floats_;
 };
 

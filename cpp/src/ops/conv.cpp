@@ -53,6 +53,12 @@ bool prefers_columns(const ConvShape& shape, int32_t width) {
 
 }  // namespace
 
+bool is_low(const NodeBuilder& b, const ConvShape& shape) {
+  // Few outputs would fill few lanes. All taps count, also those that this size does not need.
+  const int64_t depth = shape.window.rows.whole * shape.window.columns.whole * shape.group_in();
+  return shape.group_out() >= 16 && is_low(b, depth, shape.group_out());
+}
+
 void plan_conv(NodeBuilder& b) {
   ConvShape shape = conv_shape(b);
   check_bias(b, shape);
@@ -65,7 +71,7 @@ void plan_conv(NodeBuilder& b) {
   const Slot y = b.output(0, DType::kFloat32, out, time);
   if (count(out) == 0) return;
   shape.window = without_idle_taps(shape.window);
-  if (prefers_columns(shape, b.kernels().width)) {
+  if (!is_low(b, shape) && prefers_columns(shape, b.kernels().width)) {
     emit_conv_columns(b, shape, y);
   } else {
     emit_conv_rows(b, shape, y);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ops/copy.h"
+#include "ops/low_right.h"
 #include "ops/panels.h"
 #include "ops/window.h"
 
@@ -32,6 +33,9 @@ struct ConvShape {
 inline std::string used_taps(const Window& w) {
   return " taps " + to_string({w.rows.first, w.rows.kernel, w.columns.first, w.columns.kernel});
 }
+
+// Whether the products are below float32: then they are made in rows, for every size.
+bool is_low(const NodeBuilder& b, const ConvShape& shape);
 
 // y[position, output] = x rows * packed weights, then transposed: good for few positions.
 void emit_conv_rows(NodeBuilder& b, const ConvShape& shape, Slot y);

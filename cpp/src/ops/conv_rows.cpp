@@ -21,6 +21,7 @@ struct RowsConv {
   int64_t images;  // gathered for one product
   void (*gemm)(const GemmArgs&);
   std::vector<PackedMatrix> weights;  // of each group
+  std::vector<LowRight> low;          // of each group, instead of `weights`
   std::vector<const float*> bias;     // of each group, padded; empty: none
   Slot x, y, image_slot, rows_slot, product_slot;
   StridedCopy relay, gather;
@@ -42,9 +43,11 @@ struct RowsConv {
   // c[m, outputs] of rows whose group 0 starts at a.
   void product(const Frame& f, int64_t g, int64_t m, const float* a, int64_t lda, float* c) const {
     const auto group = static_cast<size_t>(g);
-    multiply(f, gemm,
-             product_of(m, a, lda, weights[group], bias.empty() ? nullptr : bias[group], 0,
-                        c + g * shape.group_out(), shape.outputs));
+    const PackedMatrix none{nullptr, shape.depth(), shape.group_out(), 0, 0};
+    const GemmArgs args = product_of(m, a, lda, low.empty() ? weights[group] : none,
+                                     bias.empty() ? nullptr : bias[group], 0,
+                                     c + g * shape.group_out(), shape.outputs);
+    low.empty() ? multiply(f, gemm, args) : multiply(f, low[group], args);
   }
 
   void store(const float* rows, int64_t n, int64_t first, int64_t m, float* to) const {
@@ -115,10 +118,32 @@ Source source_of(const ConvShape& shape) {
   return stretch && worth ? Source::kImage : Source::kGather;
 }
 
+// Below float32. The scale of an output is that of all its taps, whichever this size needs.
+std::vector<LowRight> pack_low(NodeBuilder& b, const ConvShape& shape, int64_t rows) {
+  const int64_t channels = shape.group_in();
+  const int64_t all = shape.window.rows.whole * shape.window.columns.whole * channels;
+  std::vector<LowRight> packed;
+  for (int64_t g = 0; is_low(b, shape) && g < shape.groups; ++g) {
+    const int64_t first = g * shape.group_out();
+    const RightForm form{1,
+                         shape.depth(),
+                         shape.group_out(),
+                         "group " + std::to_string(g) + used_taps(shape.window),
+                         [&, first](int64_t row, int64_t column) {
+                           return shape.weight(first + column, row % channels, row / channels);
+                         },
+                         [=](const float* weights, int64_t column) {
+                           return largest(weights + (first + column) * all, all);
+                         }};
+    packed.push_back(low_right(b, form, rows));
+  }
+  return packed;
+}
+
 std::vector<PackedMatrix> pack_weights(const NodeBuilder& b, const ConvShape& shape) {
   const int64_t channels = shape.group_in();
   std::vector<PackedMatrix> packed;
-  for (int64_t g = 0; g < shape.groups; ++g) {
+  for (int64_t g = 0; !is_low(b, shape) && g < shape.groups; ++g) {
     const std::string form = "group " + std::to_string(g) + used_taps(shape.window);
     packed.push_back(
         b.packed(1, shape.depth(), shape.group_out(), form, [&](int64_t row, int64_t column) {
@@ -154,8 +179,9 @@ void emit_conv_rows(NodeBuilder& b, const ConvShape& shape, Slot y) {
   for (int64_t g = 0; b.has(2) && g < shape.groups; ++g) {
     bias.push_back(b.padded(2, shape.group_out(), 1, g * shape.group_out()));
   }
-  b.emit(RowsConv{shape, source, relays, images, b.kernels().gemm, pack_weights(b, shape), bias,
-                  b.in(0).slot, y, floats(relays, images * shape.channels * shape.padded_plane()),
+  b.emit(RowsConv{shape, source, relays, images, b.kernels().gemm, pack_weights(b, shape),
+                  pack_low(b, shape, rows), bias, b.in(0).slot, y,
+                  floats(relays, images * shape.channels * shape.padded_plane()),
                   floats(gathers, rows * shape.depth()),
                   floats(source != Source::kInput, rows * shape.outputs), relay, gather});
 }

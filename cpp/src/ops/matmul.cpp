@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "ops/copy.h"
+#include "ops/low_right.h"
 #include "ops/panels.h"
 
 namespace gruengine {
@@ -72,6 +73,18 @@ Batch batch_of(const NodeBuilder& b, const Dims& out, const Matrices& x, const M
 void emit_constant(NodeBuilder& b, int64_t rows, const PackedMatrix& w, Slot y) {
   b.emit([rows, w, y, x = b.in(0).slot, gemm = b.kernels().gemm](const Frame& f) {
     multiply(f, gemm, product_of(rows, f.at<float>(x), w.k, w, nullptr, 0, f.at<float>(y), w.n));
+  });
+}
+
+void emit_constant_low(NodeBuilder& b, int64_t rows, const Matrices& w, Slot y) {
+  const int64_t n = w.columns;
+  const RightForm form{
+      1, w.rows, n, "matmul", [n](int64_t row, int64_t column) { return row * n + column; }, {}};
+  const LowRight right = low_right(b, form, rows);
+  b.emit([rows, right, y, k = w.rows, n, x = b.in(0).slot](const Frame& f) {
+    multiply(
+        f, right,
+        product_of(rows, f.at<float>(x), k, {nullptr, k, n, 0, 0}, nullptr, 0, f.at<float>(y), n));
   });
 }
 
@@ -216,8 +229,10 @@ Slot plan_left(NodeBuilder& b, const GemmShape& g) {
 struct Right {
   PackedMatrix fixed;
   Slot slot = 0;
+  LowRight low;
   PackedMatrix at(const Frame& f) const {
     PackedMatrix matrix = fixed;
+    if (low.used()) return matrix;
     if (matrix.data == nullptr) matrix.data = f.at<float>(slot);
     return matrix;
   }
@@ -226,11 +241,21 @@ struct Right {
 Right plan_right(NodeBuilder& b, const GemmShape& g) {
   const int64_t row_stride = g.transposed_b ? 1 : g.n;
   const int64_t column_stride = g.transposed_b ? g.k : 1;
+  if (b.in(1).constant != nullptr && is_low(b, g.k, g.n)) {
+    const RightForm form{
+        1,
+        g.k,
+        g.n,
+        g.transposed_b ? "gemm B" : "gemm",
+        [=](int64_t row, int64_t column) { return row * row_stride + column * column_stride; },
+        {}};
+    return {{nullptr, g.k, g.n, 0, 0}, 0, low_right(b, form, g.m)};
+  }
   if (b.in(1).constant != nullptr) {
-    return {b.packed(1, g.k, g.n, row_stride, column_stride), 0};
+    return {b.packed(1, g.k, g.n, row_stride, column_stride), 0, {}};
   }
   const Panels panels(g.k, g.n, b.kernels().width);
-  const Right right{panels.at(nullptr), b.scratch(panels.bytes())};
+  const Right right{panels.at(nullptr), b.scratch(panels.bytes()), {}};
   b.emit([=, from = b.in(1).slot](const Frame& f) {
     panels.pack(f.at<float>(from), row_stride, column_stride, f.at<float>(right.slot));
   });
@@ -256,6 +281,7 @@ void plan_matmul(NodeBuilder& b) {
   const bool constant = b.in(1).constant != nullptr;
   if (count(w.batch) == 1) {
     const int64_t rows = count(batch) * x.rows;
+    if (constant && is_low(b, w.rows, w.columns)) return emit_constant_low(b, rows, w, y);
     if (constant) return emit_constant(b, rows, b.packed(1, w.rows, w.columns, w.columns, 1), y);
     return emit_packing(b, {{0}, {0}}, rows, w, y);
   }
@@ -270,19 +296,20 @@ void plan_gemm(NodeBuilder& b) {
   const Slot a = plan_left(b, g);
   const Right right = plan_right(b, g);
   const Addend addend = plan_addend(b, g);
-  const auto gemm = b.kernels().gemm;
+  const auto multiply_right = [right, gemm = b.kernels().gemm](const Frame& f, const GemmArgs& p) {
+    right.low.used() ? multiply(f, right.low, p) : multiply(f, gemm, p);
+  };
   if (g.alpha == 1.0f) {
     b.emit([=](const Frame& f) {
-      multiply(f, gemm,
-               product_of(g.m, f.at<float>(a), g.k, right.at(f), addend.at(f), addend.stride,
-                          f.at<float>(y), g.n));
+      multiply_right(f, product_of(g.m, f.at<float>(a), g.k, right.at(f), addend.at(f),
+                                   addend.stride, f.at<float>(y), g.n));
     });
     return;
   }
   const FunctionSpec scale{Function::kAffine, g.alpha, 0};
   b.emit([=, map = b.kernels().map, combine = b.kernels().combine](const Frame& f) {
     auto* c = f.at<float>(y);
-    multiply(f, gemm, product_of(g.m, f.at<float>(a), g.k, right.at(f), nullptr, 0, c, g.n));
+    multiply_right(f, product_of(g.m, f.at<float>(a), g.k, right.at(f), nullptr, 0, c, g.n));
     map(scale, c, c, g.m * g.n);
     for (int64_t i = 0; addend.any && i < g.m; ++i) {
       combine(Binary::kAdd, c + i * g.n, 1, addend.at(f) + i * addend.stride, 1, c + i * g.n, g.n);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ops/copy.h"
+#include "ops/embedding.h"
 
 namespace gruengine {
 namespace {
@@ -128,7 +129,8 @@ int64_t checked_index(int64_t index, int64_t size, int64_t place, const std::str
 struct Lookup {
   Slot x, y, indices, rows;
   int64_t outer, size, n, bytes;
-  DType dtype;  // of the indices
+  DType dtype;       // of the indices
+  StoredRows table;  // instead of x
 };
 
 template <class T>
@@ -147,6 +149,7 @@ void look_up(const Lookup& l, const Frame& f, const std::string& who) {
         l.dtype == DType::kInt64 ? f.at<int64_t>(l.indices)[i] : f.at<int32_t>(l.indices)[i];
     rows[i] = checked_index(index, l.size, i, who);
   }
+  if (l.table.used()) return l.table.look_up(rows, l.n, f.at<float>(l.y));
   if (l.bytes == 4) return copy_blocks<int32_t>(l, f, rows);
   if (l.bytes == 8) return copy_blocks<int64_t>(l, f, rows);
   for (int64_t o = 0; o < l.outer; ++o) {
@@ -318,7 +321,8 @@ void plan_gather(NodeBuilder& b) {
                       x.dims[at],
                       n,
                       inner * size_of(x.dtype),
-                      indices.dtype};
+                      indices.dtype,
+                      stored_rows(b, axis)};
   b.emit([lookup, who = label(b)](const Frame& f) { look_up(lookup, f, who); });
 }
 

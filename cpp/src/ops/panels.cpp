@@ -6,9 +6,6 @@
 namespace gruengine {
 namespace {
 
-// Products of fewer multiplications are done before another thread is awake.
-constexpr int64_t kWorthThreads = 2'000'000;
-
 // One block of `columns` places of which `used` hold elements.
 void pack_block(const float* from, int64_t row_stride, int64_t column_stride, int64_t rows,
                 int64_t used, int64_t columns, float* to) {

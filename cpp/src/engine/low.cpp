@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+#include "engine/low.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+namespace gruengine {
+namespace {
+
+// One block of `columns` columns, whose first is `first`, and the rows [top, top + k).
+struct Block {
+  const LowKernels& low;
+  const WeightAt& at;
+  int64_t top, k, first, columns, n;
+
+  float weight(int64_t row, int64_t column) const {
+    if (first + column >= n) return 0.0f;
+    const float* weight = at(top + row, first + column);
+    return weight == nullptr ? 0.0f : *weight;
+  }
+  int64_t place(int64_t row, int64_t column) const {
+    return (row / low.group * columns + column) * low.group + row % low.group;
+  }
+
+  void pack_bfloat16(char* to) const {
+    auto* weights = reinterpret_cast<uint16_t*>(to);
+    for (int64_t row = 0; row < k; ++row) {
+      for (int64_t c = 0; c < columns; ++c) {
+        weights[place(row, c)] = bfloat16_bits(weight(row, c));
+      }
+    }
+  }
+
+  void pack_int8(const std::function<float(int64_t)>& most, char* to) const {
+    auto* scales = reinterpret_cast<float*>(to);
+    auto* starts = reinterpret_cast<int32_t*>(to) + columns;
+    auto* weights = reinterpret_cast<int8_t*>(to + columns * 8);
+    for (int64_t c = 0; c < columns; ++c) {
+      float largest = 0.0f;
+      if (most && first + c < n) largest = most(first + c);
+      for (int64_t row = 0; row < k && !std::isnan(largest); ++row) {
+        const float x = std::fabs(weight(row, c));
+        largest = std::isfinite(x) ? std::max(largest, x) : std::numeric_limits<float>::quiet_NaN();
+      }
+      const float scale = scales[c] = weight_scale(largest);
+      int32_t sum = 0;
+      for (int64_t row = 0; row < k && scale > 0.0f; ++row) {
+        const float q = std::nearbyint(weight(row, c) / scale);
+        sum += static_cast<int32_t>(q);
+        weights[place(row, c)] = static_cast<int8_t>(q);
+      }
+      starts[c] = -low.zero_point * sum;
+    }
+  }
+};
+
+constexpr std::pair<const char*, ComputeType> kComputeTypes[] = {
+    {"float32", ComputeType::kFloat32},
+    {"bfloat16", ComputeType::kBfloat16},
+    {"int8", ComputeType::kInt8},
+};
+
+}  // namespace
+
+const char* name_of(ComputeType type) {
+  for (const auto& [name, known] : kComputeTypes) {
+    if (known == type) return name;
+  }
+  return "";
+}
+
+ComputeType compute_type_named(const std::string& name) {
+  std::string names;
+  for (const auto& [known, type] : kComputeTypes) {
+    if (name == known) return type;
+    names += (names.empty() ? "" : ", ") + std::string(known);
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              "compute_type '" + name + "' is unknown; it must be one of " + names);
+}
+
+const LowKernels* low_kernels(const KernelTable& table, ComputeType type) {
+  switch (type) {
+    case ComputeType::kBfloat16:
+      return &table.low->bfloat16;
+    case ComputeType::kInt8:
+      return &table.low->int8;
+    default:
+      return nullptr;
+  }
+}
+
+uint16_t bfloat16_bits(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  if (std::isnan(x)) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float largest(const float* values, int64_t n) {
+  float most = 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isfinite(values[i])) return std::numeric_limits<float>::quiet_NaN();
+    most = std::max(most, std::fabs(values[i]));
+  }
+  return most;
+}
+
+float weight_scale(float most) {
+  if (!(most > 1e-30f)) return std::isnan(most) ? most : 0.0f;
+  // Seven bits of the mantissa make room for the bits of an integer, so rounding goes up.
+  const auto bits = std::bit_cast<uint32_t>(most / 127.0f);
+  return std::bit_cast<float>((bits + 0x7fu) & ~0x7fu);
+}
+
+int64_t low_bytes(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int width) {
+  int64_t bytes = 0;
+  for (const int64_t k : parts) bytes += block_bytes(low, k, (n + width - 1) / width * width);
+  return bytes;
+}
+
+void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
+              int width, const WeightAt& at, const std::function<float(int64_t, int64_t)>& most,
+              char* to) {
+  const int64_t vectors = (n + width - 1) / width;
+  for (int64_t first = 0; first < vectors; first += nv) {
+    const int64_t columns = std::min<int64_t>(nv, vectors - first) * width;
+    int64_t top = 0;
+    for (size_t part = 0; part < parts.size(); ++part) {
+      const Block block{low, at, top, parts[part], first * width, columns, n};
+      if (low.scaled) {
+        std::function<float(int64_t)> room;
+        if (most) room = [&](int64_t c) { return most(static_cast<int64_t>(part), c); };
+        block.pack_int8(room, to);
+      } else {
+        block.pack_bfloat16(to);
+      }
+      to += block_bytes(low, parts[part], columns);
+      top += parts[part];
+    }
+  }
+}
+
+int64_t LowBuffer::bytes() const {
+  return rows * stride() + (rows * int64_t{sizeof(float)} + 63) / 64 * 64;
+}
+
+LowRows LowBuffer::prepare(const float* from, int64_t ld, int64_t count, float range,
+                           char* to) const {
+  auto* scale = low->scaled ? reinterpret_cast<float*>(to + rows * stride()) : nullptr;
+  low->prepare({count, k, from, ld, range, to, stride(), scale});
+  return {to, stride(), scale};
+}
+
+}  // namespace gruengine

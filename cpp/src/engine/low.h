@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+// Weights and rows of products below float32 (isa/low_table.h): packing, and memory for rows.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "gruengine/model.h"
+#include "isa/low_table.h"
+
+namespace gruengine {
+
+// Sums of int8 products of more rows could leave 32 bits: such products stay float32.
+constexpr int64_t kMostLowRows = 65536;
+
+// Where the weight of (row, column) of a matrix lies; nullptr stands for zero.
+using WeightAt = std::function<const float*(int64_t row, int64_t column)>;
+
+// A matrix in blocks of a compute type below float32.
+struct LowMatrix {
+  const char* data = nullptr;
+  int64_t k = 0;  // rows of all parts
+  int64_t n = 0;
+  int32_t nv = 0;
+  int64_t block_stride = 0;  // bytes
+};
+
+// The kernels of a compute type; nullptr for float32.
+const LowKernels* low_kernels(const KernelTable& table, ComputeType type);
+
+uint16_t bfloat16_bits(float x);  // to nearest, ties to even; NaN stays NaN
+
+// The largest |value|; NaN when one is not finite.
+float largest(const float* values, int64_t n);
+
+// The scale of int8 weights of which `most` is the largest: a little more than most / 127, with so
+// few bits that every weight is a float exactly. Quantising again what they stand for changes
+// nothing.
+float weight_scale(float most);
+
+// Bytes of a matrix whose blocks hold a block for each part of the rows, one after another.
+int64_t low_bytes(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int width);
+
+// Writes that matrix to `to`, zeroed memory. Weights of int8 have a scale for each column and part;
+// `most(part, column)`, when given, is the largest weight to make room for there.
+void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
+              int width, const WeightAt& at, const std::function<float(int64_t, int64_t)>& most,
+              char* to);
+
+// Memory for prepared rows of k values: the rows, then their scales.
+struct LowBuffer {
+  const LowKernels* low = nullptr;
+  int64_t rows = 0, k = 0;
+
+  int64_t stride() const { return prepared_stride(*low, k); }
+  int64_t bytes() const;
+  // Prepares `count` rows into memory at `to` and returns them.
+  LowRows prepare(const float* from, int64_t ld, int64_t count, float range, char* to) const;
+};
+
+}  // namespace gruengine

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// The products of the recurrent node, in float32 or below: this member's part of them.
+#include <algorithm>
+
+#include "engine/recurrent.h"
+
+namespace gruengine {
+namespace {
+
+GemmArgs float_product(const PackedMatrix& p, int64_t begin, int64_t end, int64_t width) {
+  const int64_t block = p.nv * width;
+  GemmArgs args{};
+  args.n = std::min(p.n, end * block) - begin * block;
+  args.k = p.k;
+  args.b = p.data + begin * p.block_stride;
+  args.block_stride = p.block_stride;
+  args.nv = p.nv;
+  return args;
+}
+
+LowGemmArgs low_product(const LowMatrix& p, int64_t begin, int64_t end, int64_t width) {
+  const int64_t block = p.nv * width;
+  LowGemmArgs args{};
+  args.n = std::min(p.n, end * block) - begin * block;
+  args.k = p.k;
+  args.b = p.data + begin * p.block_stride;
+  args.block_stride = p.block_stride;
+  args.nv = p.nv;
+  return args;
+}
+
+}  // namespace
+
+// The products of the inputs of `steps` steps from `first`, for this member's panels.
+void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t steps,
+                                   Team& team) const {
+  const int64_t begin = team.begin(panels), end = team.end(panels);
+  if (begin == end) return;
+  const int64_t width = kernels->width;
+  const float* x_at = s.x + first * N * I;
+  LowRows prepared_x{};
+  if (low != nullptr) prepared_x = rows_x.prepare(x_at, I, steps * N, 0.0f, member(s, team));
+  float* z_at = s.z;
+  for (const CellPhase& phase : s.direction->phases) {
+    const int64_t vector = phase.gates * width, columns = panels * vector;
+    const float* init = phase.bias + begin * vector;
+    float* c = z_at + begin * vector;
+    if (low != nullptr) {
+      LowGemmArgs args = low_product(phase.low, begin, end, width);
+      args.m = steps * N;
+      args.k = I;
+      args.a = prepared_x;
+      args.init = init;
+      args.c = c;
+      args.ldc = columns;
+      low->gemm(args);
+    } else {
+      GemmArgs args = float_product(phase.w, begin, end, width);
+      args.m = steps * N;
+      args.k = I;
+      args.a = x_at;
+      args.lda = I;
+      args.init = init;
+      args.c = c;
+      args.ldc = columns;
+      kernels->gemm(args);
+    }
+    z_at += chunk_steps * N * columns;
+  }
+}
+
+// The products of a step with x (when `fused`) and h, and the update of the cells. `now` is the
+// step whose inputs are read.
+void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args,
+                               Team& team) const {
+  if (args.panel_begin == args.panel_end) return;
+  const int64_t vector = phase.gates * kernels->width;
+  const auto kind = static_cast<int>(phase.kind);
+  if (low == nullptr) {
+    args.w = phase.w.data + (args.input > 0 ? 0 : I * vector);
+    args.panel_stride = phase.w.block_stride;
+    kernels->step[kind](args);
+    return;
+  }
+  LowStepArgs step{args, {}, {}, phase.low.data, phase.low.block_stride};
+  char* rows = member(s, team);
+  if (args.input > 0) {
+    step.x = rows_x.prepare(args.x, args.ldx, args.rows, 0.0f, rows);
+  } else {
+    step.w = phase.low.data + block_bytes(*low, I, vector);
+  }
+  step.h = rows_h.prepare(args.h, args.ldh, args.rows, projected ? 0.0f : s.direction->range,
+                          rows + rows_x.bytes());
+  low->step[kind](step);
+}
+
+// y = hidden * projection for `rows` rows.
+void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, Team& team) const {
+  const int64_t width = kernels->width;
+  const int64_t block = 4 * width;
+  const int64_t blocks = (K + block - 1) / block;
+  const int64_t begin = team.begin(blocks), end = team.end(blocks);
+  if (begin == end) return;
+  if (low == nullptr) {
+    GemmArgs args = float_product(s.direction->projection, begin, end, width);
+    args.m = rows;
+    args.a = s.hidden;
+    args.lda = H;
+    args.c = y + begin * block;
+    args.ldc = K;
+    kernels->gemm(args);
+    return;
+  }
+  LowGemmArgs args = low_product(s.direction->low_projection, begin, end, width);
+  args.m = rows;
+  args.a = rows_hidden.prepare(s.hidden, H, rows, s.direction->range,
+                               member(s, team) + rows_x.bytes() + rows_h.bytes());
+  args.c = y + begin * block;
+  args.ldc = K;
+  low->gemm(args);
+}
+
+char* RecurrentPlan::member(const Sequence& s, const Team& team) const {
+  return s.prepared + team.index() * member_bytes;
+}
+
+}  // namespace gruengine
