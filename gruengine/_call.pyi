@@ -21,7 +21,10 @@ class Link:
     runner: Runner | None
     num_threads: int
     warned: set[str]
-    def __init__(self, num_threads: int, warned: set[str] | None = ...) -> None: ...
+    compute_type: str
+    def __init__(
+        self, num_threads: int, warned: set[str] | None = ..., compute_type: str = ...
+    ) -> None: ...
 
 def call_cell(self: Any, input: Any, hx: Any = ...) -> Any: ...  # noqa: A002
 def call_lstm_cell(self: Any, input: Any, hx: Any = ...) -> Any: ...  # noqa: A002

@@ -292,13 +292,15 @@ cdef class Link:
     cdef public Runner runner
     cdef readonly int num_threads
     cdef readonly set warned
+    cdef readonly str compute_type
 
-    def __init__(self, int num_threads, set warned=None):
+    def __init__(self, int num_threads, set warned=None, str compute_type="float32"):
         self.num_threads = num_threads
+        self.compute_type = compute_type
         self.warned = set() if warned is None else warned
 
     def __reduce__(self):
-        return Link, (self.num_threads,)
+        return Link, (self.num_threads, None, self.compute_type)
 
 
 cdef Runner plain_runner(dict fields):

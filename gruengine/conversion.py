@@ -169,14 +169,17 @@ def from_torch(
     return _finish(spec, report, sizes)
 
 
-def load_model(source: Path | bytes, *, num_threads: int = 1, **options: Any) -> Model:
+def load_model(
+    source: Path | bytes, *, compute_type: str = "float32", num_threads: int = 1, **options: Any
+) -> Model:
     """Return the model of any source that ``convert`` reads, without a parity check.
 
     ``options`` are ``bind``, ``state`` and the hints of ``convert``.
     """
     from gruengine.model import Model
 
-    return Model.from_spec(read_spec(source, **options), num_threads=num_threads)
+    spec = read_spec(source, **options)
+    return Model.from_spec(spec, compute_type=compute_type, num_threads=num_threads)
 
 
 def read_spec(

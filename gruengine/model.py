@@ -20,7 +20,7 @@ from gruengine.spec import ModelSpec, Port
 
 __all__ = ["Model", "Signature", "Stream", "Streamable", "load"]
 
-COMPUTE_TYPES = ("float32", "auto")
+COMPUTE_TYPES = ("float32", "bfloat16", "int8", "auto")
 
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
@@ -85,8 +85,8 @@ class Model:
         cls, spec: ModelSpec, *, compute_type: str = "float32", num_threads: int = 1
     ) -> Model:
         """Load a model from its spec, without a file."""
-        check_compute_type(compute_type)
-        return cls(_core.Model.from_memory(spec.to_bytes(), num_threads))
+        chosen = check_compute_type(compute_type)
+        return cls(_core.Model.from_memory(spec.to_bytes(), num_threads, chosen))
 
     # -- facts ------------------------------------------------------------------------------------
 
@@ -102,8 +102,8 @@ class Model:
 
     @property
     def compute_type(self) -> str:
-        """How products are computed."""
-        return "float32"
+        """How products with weights are made: ``float32``, ``bfloat16`` or ``int8``."""
+        return self._core.compute_type
 
     @property
     def hash(self) -> str:
@@ -305,7 +305,9 @@ def load(
     source : path or bytes
         A model file; or any source that :func:`gruengine.convert` reads, which is converted in
         memory first.
-    compute_type : {"float32", "auto"}
+    compute_type : {"float32", "bfloat16", "int8", "auto"}
+        How products with weights are made; states and all else are float32. ``"auto"`` takes the
+        fastest that keeps two digits on this machine.
     num_threads : int
         Threads that one run may use; results do not depend on it.
     **options
@@ -319,22 +321,23 @@ def load(
     ConversionError
         The source cannot be converted exactly; every reason is listed.
     """
-    check_compute_type(compute_type)
+    chosen = check_compute_type(compute_type)
     if is_model_file(source):
         if options:
             raise InvalidInputError(f"a model file takes no options; got {sorted(options)}")
         if isinstance(source, bytes):
-            return Model(_core.Model.from_memory(source, num_threads))
-        return Model(_core.Model.open(os.fspath(source), num_threads))
-    return load_model(source, num_threads=num_threads, **options)
+            return Model(_core.Model.from_memory(source, num_threads, chosen))
+        return Model(_core.Model.open(os.fspath(source), num_threads, chosen))
+    return load_model(source, compute_type=chosen, num_threads=num_threads, **options)
 
 
-def check_compute_type(compute_type: str) -> None:
-    """Raise ``UnsupportedError`` unless this version computes in ``compute_type``."""
+def check_compute_type(compute_type: str) -> str:
+    """Return the compute type that is meant here, or raise ``UnsupportedError``."""
     if compute_type not in COMPUTE_TYPES:
         raise UnsupportedError(
             f"compute_type {compute_type!r}; this version has {', '.join(COMPUTE_TYPES)}"
         )
+    return compute_type if compute_type != "auto" else "float32"
 
 
 def _as_input(port: Port, value: Any) -> Array:

@@ -38,7 +38,8 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
         Changed in place: each ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, ``nn.RNNCell``, ``nn.LSTMCell``
         and ``nn.GRUCell``, and ``module`` itself if it is one. Subclasses of them may compute
         something else and are left alone.
-    compute_type : {"float32", "auto"}
+    compute_type : {"float32", "bfloat16", "int8", "auto"}
+        As for :func:`gruengine.load`.
     num_threads : int
         Threads that one call may use.
 
@@ -63,7 +64,7 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     ``revert`` before scripting or symbolic tracing.
     """
     _check_module(module)
-    check_compute_type(compute_type)
+    compute_type = check_compute_type(compute_type)
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise InvalidInputError(f"num_threads is {num_threads!r}; it must be 1 or more")
     found = [one for one in module.modules() if type(one) in _CLASSES or type(one) in _ORIGINALS]
@@ -75,7 +76,7 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     warned: set[str] = set()
     for one in found:
         one.__class__ = _CLASSES.get(type(one), type(one))
-        one._gruengine = Link(num_threads, warned)
+        one._gruengine = Link(num_threads, warned, compute_type)
         if not _why_not(one, ()):
             _convert(one)
     return module
@@ -325,7 +326,7 @@ def _convert(module: Any) -> None:
     link = module._gruengine
     kind, is_cell = _kind(module), isinstance(module, nn.RNNCellBase)
     spec = torch_spec.spec_of(module, kind, is_cell)
-    model = Model.from_spec(spec, num_threads=link.num_threads)
+    model = Model.from_spec(spec, compute_type=link.compute_type, num_threads=link.num_threads)
     parameters = {key: one for key, one in module._parameters.items() if one is not None}
     sizes = torch_spec.sizes_of(module)
     link.runner = Runner(model._core, parameters, sizes, is_cell, kind == "lstm")

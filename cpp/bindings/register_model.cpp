@@ -174,7 +174,7 @@ void register_model(py::module_& m) {
             return std::const_pointer_cast<Model>(
                 Model::open(path, options_of(num_threads, compute_type)));
           },
-          py::arg("path"), py::arg("num_threads"), py::arg("compute_type"))
+          py::arg("path"), py::arg("num_threads"), py::arg("compute_type") = "float32")
       .def_static(
           "from_memory",
           [](const py::bytes& data, int num_threads, const std::string& compute_type) {
@@ -184,7 +184,7 @@ void register_model(py::module_& m) {
             return std::const_pointer_cast<Model>(
                 Model::from_memory(std::move(bytes), options_of(num_threads, compute_type)));
           },
-          py::arg("data"), py::arg("num_threads"), py::arg("compute_type"))
+          py::arg("data"), py::arg("num_threads"), py::arg("compute_type") = "float32")
       .def("run", &run, py::arg("inputs"))
       .def("run_from", &run_from, py::arg("inputs"), py::arg("lengths"), py::arg("state"),
            py::arg("wants_state") = true)
