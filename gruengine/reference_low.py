@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""Products of the compute types below float32, in float64 NumPy: what is rounded, and how.
+
+bfloat16: both sides to the nearest bfloat16, ties to even. int8: both sides to integers in
+[-127, 127], weights with a scale for each output, values with a scale for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from gruengine import reference
+from gruengine.reference_activations import Array
+
+
+def round_bfloat16(a: Array) -> Array:
+    """Return the nearest bfloat16 (ties to even) of every float32, as float64."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32).astype(np.uint64)
+    bits += 0x7FFF + ((bits >> 16) & 1)
+    return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def weight_scales(W: Array) -> Array:
+    """Return the scale of each row of ``W``: float32 [rows].
+
+    A little more than largest / 127, with 17 bits: every weight, an integer times its scale, is a
+    float32 exactly, so quantising what the weights stand for gives the same integers and scales.
+    """
+    most = np.abs(np.asarray(W, np.float32)).max(axis=-1, initial=0.0)
+    bits = (most / np.float32(127)).astype(np.float32).view(np.uint32)
+    scales = ((bits + np.uint32(0x7F)) & np.uint32(0xFFFFFF80)).view(np.float32)
+    return np.where(most > np.float32(1e-30), scales, np.float32(0))
+
+
+def quantise_weights(W: Array) -> tuple[Array, Array]:
+    """Return the int8 weights [..., k] of ``W`` and their scales [...]."""
+    W = np.asarray(W, np.float32)
+    scales = weight_scales(W)
+    divisor = np.where(scales > 0, scales, np.float32(1))[..., None]
+    return np.rint(np.where(scales[..., None] > 0, W / divisor, 0)).astype(np.int8), scales
+
+
+def quantise_rows(a: Array) -> tuple[Array, Array]:
+    """Return the integers [..., k] of the rows of ``a`` and their scales [...]."""
+    a = np.asarray(a, np.float32)
+    most = np.abs(a).max(axis=-1, initial=0.0)
+    used = most > np.float32(1e-30)
+    inverse = np.where(used, np.float32(127) / np.where(used, most, np.float32(1)), np.float32(0))
+    return np.rint(a * inverse[..., None]).astype(np.int64), (most / np.float32(127))
+
+
+def product(a: Array, W: Array, compute_type: str) -> Array:
+    """Return ``a W^T`` of a [N, k] and W [M, k] as the compute type makes it: float64 [N, M]."""
+    if compute_type == "bfloat16":
+        return round_bfloat16(a) @ round_bfloat16(W).T
+    if compute_type == "int8":
+        rows, row_scales = quantise_rows(a)
+        weights, scales = quantise_weights(W)
+        sums = (rows @ weights.T.astype(np.int64)).astype(np.float64)
+        return sums * (row_scales[:, None] * scales).astype(np.float64)
+    return a @ W.T
+
+
+@contextmanager
+def products(compute_type: str) -> Iterator[None]:
+    """Make the reference cells compute their products in ``compute_type`` inside the block."""
+    plain = reference.product
+    reference.product = lambda a, W: product(a, W, compute_type)
+    try:
+        yield
+    finally:
+        reference.product = plain
