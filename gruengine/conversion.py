@@ -69,7 +69,8 @@ def convert(
         or a model file.
     destination : path
         Replaced as a whole, or left alone if anything fails.
-    compute_type : {"float32", "auto"}
+    compute_type : {"float32", "bfloat16", "int8", "auto"}
+        How weights are kept in the file, and products made by default once it is loaded.
     bind : dict of str to value, optional
         Graph inputs fixed at conversion, e.g. ``{"sr": 16000}``.
     state : dict of str to str, optional
@@ -93,8 +94,12 @@ def convert(
     """
     from gruengine.model import check_compute_type
 
-    check_compute_type(compute_type)
+    chosen = check_compute_type(compute_type) or "float32"
     spec, report, _ = prepare(source, bind=bind, state=state, **hints)
+    if chosen != "float32":
+        from gruengine.spec_low import quantise
+
+        spec = quantise(spec, chosen)
     spec.save(destination)
     report.output_bytes = os.path.getsize(destination)
     return report
@@ -170,7 +175,7 @@ def from_torch(
 
 
 def load_model(
-    source: Path | bytes, *, compute_type: str = "float32", num_threads: int = 1, **options: Any
+    source: Path | bytes, *, compute_type: str | None = None, num_threads: int = 1, **options: Any
 ) -> Model:
     """Return the model of any source that ``convert`` reads, without a parity check.
 

@@ -82,7 +82,7 @@ class Model:
 
     @classmethod
     def from_spec(
-        cls, spec: ModelSpec, *, compute_type: str = "float32", num_threads: int = 1
+        cls, spec: ModelSpec, *, compute_type: str | None = None, num_threads: int = 1
     ) -> Model:
         """Load a model from its spec, without a file."""
         chosen = check_compute_type(compute_type)
@@ -294,7 +294,7 @@ class Model:
 def load(
     source: str | os.PathLike[str] | bytes,
     *,
-    compute_type: str = "float32",
+    compute_type: str | None = None,
     num_threads: int = 1,
     **options: Any,
 ) -> Model:
@@ -305,9 +305,9 @@ def load(
     source : path or bytes
         A model file; or any source that :func:`gruengine.convert` reads, which is converted in
         memory first.
-    compute_type : {"float32", "bfloat16", "int8", "auto"}
-        How products with weights are made; states and all else are float32. ``"auto"`` takes the
-        fastest that keeps two digits on this machine.
+    compute_type : {"float32", "bfloat16", "int8", "auto"}, optional
+        How products with weights are made; states and all else are float32. By default what the
+        model file says, float32 for other sources.
     num_threads : int
         Threads that one run may use; results do not depend on it.
     **options
@@ -331,8 +331,10 @@ def load(
     return load_model(source, compute_type=chosen, num_threads=num_threads, **options)
 
 
-def check_compute_type(compute_type: str) -> str:
+def check_compute_type(compute_type: str | None) -> str | None:
     """Return the compute type that is meant here, or raise ``UnsupportedError``."""
+    if compute_type is None:
+        return None
     if compute_type not in COMPUTE_TYPES:
         raise UnsupportedError(
             f"compute_type {compute_type!r}; this version has {', '.join(COMPUTE_TYPES)}"

@@ -68,7 +68,8 @@ class GruStep(NamedTuple):
 
 def product(a: Array, W: Array) -> Array:
     """Return ``a W^T``, the product that compute types below float32 round: see reference_low."""
-    return a @ W.T
+    result: Array = a @ W.T
+    return result
 
 
 def clamp(a: Array, clip: float) -> Array:

@@ -20,7 +20,8 @@ def round_bfloat16(a: Array) -> Array:
     """Return the nearest bfloat16 (ties to even) of every float32, as float64."""
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32).astype(np.uint64)
     bits += 0x7FFF + ((bits >> 16) & 1)
-    return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+    rounded: Array = (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+    return rounded
 
 
 def weight_scales(W: Array) -> Array:
@@ -32,7 +33,7 @@ def weight_scales(W: Array) -> Array:
     most = np.abs(np.asarray(W, np.float32)).max(axis=-1, initial=0.0)
     bits = (most / np.float32(127)).astype(np.float32).view(np.uint32)
     scales = ((bits + np.uint32(0x7F)) & np.uint32(0xFFFFFF80)).view(np.float32)
-    return np.where(most > np.float32(1e-30), scales, np.float32(0))
+    return np.asarray(np.where(most > np.float32(1e-30), scales, np.float32(0)))
 
 
 def quantise_weights(W: Array) -> tuple[Array, Array]:
@@ -55,13 +56,13 @@ def quantise_rows(a: Array) -> tuple[Array, Array]:
 def product(a: Array, W: Array, compute_type: str) -> Array:
     """Return ``a W^T`` of a [N, k] and W [M, k] as the compute type makes it: float64 [N, M]."""
     if compute_type == "bfloat16":
-        return round_bfloat16(a) @ round_bfloat16(W).T
+        return np.asarray(round_bfloat16(a) @ round_bfloat16(W).T)
     if compute_type == "int8":
         rows, row_scales = quantise_rows(a)
         weights, scales = quantise_weights(W)
         sums = (rows @ weights.T.astype(np.int64)).astype(np.float64)
-        return sums * (row_scales[:, None] * scales).astype(np.float64)
-    return a @ W.T
+        return np.asarray(sums * (row_scales[:, None] * scales).astype(np.float64))
+    return np.asarray(a @ W.T)
 
 
 @contextmanager

@@ -39,6 +39,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+# The dtype of arrays that hold the bits of bfloat16.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 _NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items() if name != "BF16"}
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -176,7 +178,8 @@ def pieces(
     )
     begin = 0
     for name in order:
-        tag = _NAMES.get(tensors[name].dtype.newbyteorder("<"))
+        bfloat16 = tensors[name].dtype == BFLOAT16
+        tag = "BF16" if bfloat16 else _NAMES.get(tensors[name].dtype.newbyteorder("<"))
         if tag is None:
             raise ModelFileError(
                 f"tensor {shown(name)} has dtype {tensors[name].dtype}; "

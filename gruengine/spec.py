@@ -68,6 +68,7 @@ class ModelSpec:
     state: tuple[tuple[str, str], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     parity: Parity | None = None
+    compute_type: str = "float32"  # that the file is kept in; weights are floats here all the same
 
     def validate(self) -> None:
         """Check names, order, types, state pairs, the parity sample and every ``Recurrent``.

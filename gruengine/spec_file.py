@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from gruengine import safetensors
 from gruengine.errors import FileAccessError, InvalidInputError, ModelFileError
 from gruengine.graph_json import (
@@ -48,6 +50,9 @@ def pieces(spec: ModelSpec) -> Iterator[bytes | memoryview]:
         "provenance": spec.provenance,
         "tensors": sorted(spec.tensors),
     }
+    if spec.compute_type != "float32":
+        document["compute_type"] = spec.compute_type
+        document["scales"] = _pack_weights(spec, tensors)
     if spec.parity is not None:
         document["parity"] = {
             "oracle": spec.parity.oracle,
@@ -87,22 +92,74 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
     if type(version) is not int or version != FORMAT:
         raise ModelFileError(f"format {shown(version)}; this version reads format {FORMAT}")
     keys = ("format", "graph", "state", "provenance", "tensors")
-    expect_keys(document, keys, ("parity",), "the description")
+    expect_keys(document, keys, ("compute_type", "parity", "scales"), "the description")
+    compute_type = document.get("compute_type", "float32")
+    if compute_type not in ("float32", "bfloat16", "int8"):
+        raise ModelFileError(
+            f"compute_type {shown(compute_type)}; allowed: float32, bfloat16, int8"
+        )
+    scales = {
+        name: _take(tensors, scale)
+        for name, scale in expect_dict(document.get("scales", {}), "scales").items()
+    }
     parity = _parity_from_json(document["parity"], tensors) if "parity" in document else None
     names = expect_strings(document["tensors"], "tensors")
     spec = ModelSpec(
         graph=graph_from_json(document["graph"]),
-        tensors={name: _take(tensors, name) for name in names},
+        tensors={name: _floats(name, _take(tensors, name), scales) for name in names},
         state=tuple(_pair(value) for value in expect_list(document["state"], "state")),
         provenance=expect_dict(document["provenance"], "provenance"),
         parity=parity,
+        compute_type=compute_type,
     )
+    if scales:
+        raise ModelFileError(
+            f"tensor {shown(next(iter(scales)))} has a scale; allowed: those of I8"
+        )
     if tensors:
         raise ModelFileError(f"tensor {shown(next(iter(tensors)))} is listed nowhere")
     problems = problems_of(spec)
     if problems:
         raise ModelFileError(summary(problems))
     return spec
+
+
+def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
+    """Put the weights into fewer bits, where that loses nothing; return the tensors of scales."""
+    from gruengine.spec_low import low_axes, pack
+
+    scales: dict[str, str] = {}
+    for name, axes in low_axes(spec).items():
+        array = spec.tensors[name]
+        if spec.compute_type == "bfloat16":
+            bits = array.view(np.uint32) if array.flags.c_contiguous else None
+            if bits is not None and not (bits & 0xFFFF).any():
+                half = (bits >> 16).astype("<u2")
+                tensors[name] = half.view(safetensors.BFLOAT16)
+            continue
+        q, factors = pack(array, axes)
+        if np.array_equal(q.astype(np.float32) * factors, array):
+            tensors[name] = q
+            scales.update(_add_sample(tensors, "scale/", {name: factors}))
+    return scales
+
+
+def _floats(name: str, array: Array, scales: dict[str, Array]) -> Array:
+    """Return the floats that a tensor of the file stands for."""
+    if array.dtype != np.int8:
+        return array
+    if name not in scales:
+        raise ModelFileError(f"tensor {shown(name)} is I8 without a scale")
+    scale = scales.pop(name)
+    fits = scale.dtype == np.float32 and scale.ndim == array.ndim
+    if not fits or any(s not in (1, n) for s, n in zip(scale.shape, array.shape, strict=True)):
+        raise ModelFileError(
+            f"tensor {shown(name)} of shape {array.shape} has a scale {scale.dtype} of shape "
+            f"{scale.shape}; allowed: float32 whose sizes are its own or 1"
+        )
+    if not (np.isfinite(scale * np.float32(128)) & (scale >= 0)).all():
+        raise ModelFileError(f"tensor {shown(name)} has a scale that is no size")
+    return array.astype(np.float32) * scale
 
 
 def _add_sample(tensors: dict[str, Array], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:

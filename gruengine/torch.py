@@ -64,7 +64,7 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     ``revert`` before scripting or symbolic tracing.
     """
     _check_module(module)
-    compute_type = check_compute_type(compute_type)
+    compute_type = check_compute_type(compute_type) or "float32"
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise InvalidInputError(f"num_threads is {num_threads!r}; it must be 1 or more")
     found = [one for one in module.modules() if type(one) in _CLASSES or type(one) in _ORIGINALS]

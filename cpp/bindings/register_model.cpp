@@ -150,8 +150,11 @@ py::list layout(const Model& model, const std::vector<Dims>& inputs) {
   return all;
 }
 
-ModelOptions options_of(int num_threads, const std::string& compute_type) {
-  return {num_threads, compute_type_named(compute_type)};
+ModelOptions options_of(int num_threads, const std::optional<std::string>& compute_type) {
+  ModelOptions options;
+  options.num_threads = num_threads;
+  if (compute_type) options.compute_type = compute_type_named(*compute_type);
+  return options;
 }
 
 py::list state_pairs(const Model& model) {
@@ -169,22 +172,24 @@ void register_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
       .def_static(
           "open",
-          [](const std::string& path, int num_threads, const std::string& compute_type) {
+          [](const std::string& path, int num_threads,
+             const std::optional<std::string>& compute_type) {
             const py::gil_scoped_release release;
             return std::const_pointer_cast<Model>(
                 Model::open(path, options_of(num_threads, compute_type)));
           },
-          py::arg("path"), py::arg("num_threads"), py::arg("compute_type") = "float32")
+          py::arg("path"), py::arg("num_threads"), py::arg("compute_type") = py::none())
       .def_static(
           "from_memory",
-          [](const py::bytes& data, int num_threads, const std::string& compute_type) {
+          [](const py::bytes& data, int num_threads,
+             const std::optional<std::string>& compute_type) {
             const std::string_view view = data;
             std::vector<uint8_t> bytes(view.begin(), view.end());
             const py::gil_scoped_release release;
             return std::const_pointer_cast<Model>(
                 Model::from_memory(std::move(bytes), options_of(num_threads, compute_type)));
           },
-          py::arg("data"), py::arg("num_threads"), py::arg("compute_type") = "float32")
+          py::arg("data"), py::arg("num_threads"), py::arg("compute_type") = py::none())
       .def("run", &run, py::arg("inputs"))
       .def("run_from", &run_from, py::arg("inputs"), py::arg("lengths"), py::arg("state"),
            py::arg("wants_state") = true)

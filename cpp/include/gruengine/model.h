@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,7 +29,7 @@ ComputeType compute_type_named(const std::string& name);
 
 struct ModelOptions {
   int num_threads = 1;
-  ComputeType compute_type = ComputeType::kFloat32;
+  std::optional<ComputeType> compute_type;  // none: that of the file
 };
 
 // How a model streams, or why it does not.

@@ -25,7 +25,8 @@ Engine::Engine(std::shared_ptr<const ModelFile> file, const ModelOptions& option
     : file_(std::move(file)),
       options_(options),
       kernels_(gruengine::kernels()),
-      low_(low_kernels(kernels_, options.compute_type)),
+      compute_type_(options.compute_type.value_or(compute_type_named(file_->compute_type))),
+      low_(low_kernels(kernels_, compute_type_)),
       weights_(weight_bytes(*file_) * (low_ != nullptr ? low_->weight_bytes : 4) / 4) {
   if (options.num_threads < 1) {
     throw Error(ErrorCode::kInvalidArgument,

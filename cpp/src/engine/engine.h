@@ -26,6 +26,7 @@ class Engine {
   const ModelFile& file() const { return *file_; }
   const ModelOptions& options() const { return options_; }
   const KernelTable& kernels() const { return kernels_; }
+  ComputeType compute_type() const { return compute_type_; }
   const Streaming& streaming() const { return streaming_; }
   const WeightStore& weights() const { return weights_; }
   bool is_state_input(const std::string& name) const;
@@ -63,6 +64,7 @@ class Engine {
   std::shared_ptr<const ModelFile> file_;
   ModelOptions options_;
   const KernelTable& kernels_;
+  ComputeType compute_type_;
   const LowKernels* low_;  // nullptr: float32
   mutable WeightStore weights_;
   Arena folded_;

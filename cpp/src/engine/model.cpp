@@ -46,7 +46,7 @@ const std::string& Model::provenance() const { return engine_->file().provenance
 std::span<const uint8_t> Model::file() const { return engine_->file().bytes(); }
 std::string Model::isa() const { return engine_->kernels().isa; }
 int Model::num_threads() const { return engine_->options().num_threads; }
-ComputeType Model::compute_type() const { return engine_->options().compute_type; }
+ComputeType Model::compute_type() const { return engine_->compute_type(); }
 int64_t Model::packed_bytes() const { return engine_->weights().bytes(); }
 std::map<std::string, ConstView> Model::parity_inputs() const {
   return views(engine_->file().parity.inputs);

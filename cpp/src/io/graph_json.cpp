@@ -38,8 +38,8 @@ class DescriptionReader {
   Description read() {
     Description result;
     int64_t format = 0;
-    object({"format", "graph", "state", "provenance", "tensors"}, {"parity"},
-           [&](const std::string& key) {
+    object({"format", "graph", "state", "provenance", "tensors"},
+           {"compute_type", "parity", "scales"}, [&](const std::string& key) {
              if (key == "format") {
                format = json_.integer();
                check_format(format);
@@ -51,6 +51,12 @@ class DescriptionReader {
                result.provenance = provenance();
              } else if (key == "tensors") {
                result.tensors = strings();
+             } else if (key == "compute_type") {
+               result.compute_type = json_.string();
+             } else if (key == "scales") {
+               json_.object([&](const std::string& name) {
+                 result.scales.emplace_back(name, json_.string());
+               });
              } else {
                parity(result);
              }

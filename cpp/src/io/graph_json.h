@@ -16,6 +16,8 @@ struct Description {
   Graph graph;
   std::vector<StatePair> state;
   std::vector<std::string> tensors;
+  std::string compute_type;  // that the model is kept in; "" when the file does not say
+  std::vector<std::pair<std::string, std::string>> scales;  // an int8 tensor and that of its scales
   std::string provenance = "{}";
   bool has_parity = false;
   std::string oracle;

@@ -12,6 +12,7 @@
 #include "io/json.h"
 #include "io/model_hash.h"
 #include "io/safetensors.h"
+#include "io/stored.h"
 
 namespace gruengine {
 namespace {
@@ -94,8 +95,14 @@ void ModelFile::read(std::span<const uint8_t> bytes) {
   for (const auto& [name, tensor] : description.parity_outputs) {
     parity.outputs[name] = take(container.tensors, tensor);
   }
+  expand(container, description);
+  std::set<std::string> listed;
   for (const std::string& name : description.tensors) {
-    tensors[name] = take(container.tensors, name);
+    const bool again = !listed.insert(name).second;
+    if (again || tensors.count(name) == 0) tensors[name] = take(container.tensors, name);
+  }
+  if (!container.stored.empty()) {
+    refuse("tensor " + quoted(container.stored.begin()->first) + " is listed nowhere");
   }
   if (!container.tensors.empty()) {
     refuse("tensor " + quoted(container.tensors.begin()->first) + " is listed nowhere");
@@ -108,6 +115,32 @@ void ModelFile::read(std::span<const uint8_t> bytes) {
   if (description.has_parity) check_parity(graph, state, parity);
   for (auto* group : {&tensors, &parity.inputs, &parity.outputs}) {
     for (auto& [name, tensor] : *group) align(tensor);
+  }
+}
+
+// Makes floats of the weights that are kept in fewer bits.
+void ModelFile::expand(Safetensors& container, const Description& description) {
+  compute_type = description.compute_type.empty() ? "float32" : description.compute_type;
+  if (compute_type != "float32" && compute_type != "bfloat16" && compute_type != "int8") {
+    refuse("compute_type " + quoted(compute_type) + "; allowed: float32, bfloat16, int8");
+  }
+  std::map<std::string, Tensor> scales;
+  for (const auto& [name, scale] : description.scales) {
+    if (container.stored.count(name) == 0)
+      refuse("tensor " + quoted(name) + " has a scale; allowed: those of I8");
+    scales[name] = take(container.tensors, scale);
+  }
+  for (const std::string& name : description.tensors) {
+    const auto found = container.stored.find(name);
+    if (found == container.stored.end()) continue;
+    const StoredTensor& stored = found->second;
+    const auto bytes = static_cast<size_t>(checked_bytes(stored.dims, DType::kFloat32, "a tensor"));
+    copies_.push_back(std::make_unique<uint64_t[]>(bytes / 8 + 1));
+    auto* floats = reinterpret_cast<float*>(copies_.back().get());
+    const auto scale = scales.find(name);
+    expand_stored(name, stored, scale == scales.end() ? nullptr : &scale->second, floats);
+    tensors[name] = {DType::kFloat32, stored.dims, floats};
+    container.stored.erase(found);
   }
 }
 

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "gruengine/graph.h"
+#include "io/graph_json.h"
 #include "io/mapped_file.h"
+#include "io/safetensors.h"
 
 namespace gruengine {
 
@@ -35,6 +37,7 @@ class ModelFile {
   std::vector<StatePair> state;
   ParitySample parity;
   std::string provenance_json;
+  std::string compute_type;  // "float32" unless the file says otherwise
 
   // The whole file.
   std::span<const uint8_t> bytes() const {
@@ -48,6 +51,7 @@ class ModelFile {
   ModelFile() = default;
   void read(std::span<const uint8_t> bytes);
   void align(Tensor& tensor);
+  void expand(Safetensors& container, const Description& description);
 
   std::unique_ptr<MappedFile> mapping_;
   std::vector<uint8_t> memory_;

@@ -17,6 +17,8 @@ namespace {
 struct Entry {
   std::string name;
   DType dtype = DType::kFloat32;
+  bool stored = false;  // BF16 or I8, and then one of them
+  bool bfloat16 = false;
   Dims dims;
   uint64_t begin = 0;
   uint64_t end = 0;
@@ -31,7 +33,21 @@ DType parse_dtype(const std::string& text, const std::string& what) {
   if (text == "I64") return DType::kInt64;
   if (text == "I32") return DType::kInt32;
   if (text == "BOOL") return DType::kBool;
-  refuse(what + " has dtype " + quoted(text) + "; allowed: F32, I64, I32, BOOL");
+  refuse(what + " has dtype " + quoted(text) + "; allowed: F32, I64, I32, BOOL, BF16, I8");
+}
+
+void read_dtype(const std::string& text, const std::string& what, Entry& entry) {
+  entry.bfloat16 = text == "BF16";
+  entry.stored = entry.bfloat16 || text == "I8";
+  if (!entry.stored) entry.dtype = parse_dtype(text, what);
+}
+
+int64_t bytes_of(const Entry& entry, const std::string& what) {
+  if (!entry.stored) return checked_bytes(entry.dims, entry.dtype, what);
+  // An I8 element has as many bytes as a BOOL; twice as many must fit 63 bits too.
+  const int64_t elements = checked_bytes(entry.dims, DType::kBool, what);
+  checked_bytes(entry.dims, DType::kFloat32, what);
+  return entry.bfloat16 ? elements * 2 : elements;
 }
 
 std::vector<int64_t> parse_sizes(JsonReader& json, size_t limit, const std::string& what) {
@@ -56,7 +72,7 @@ Entry parse_entry(JsonReader& json, const std::string& name, uint64_t data_size)
   json.object([&](const std::string& key) {
     ++found;
     if (key == "dtype") {
-      entry.dtype = parse_dtype(json.string(), what);
+      read_dtype(json.string(), what, entry);
     } else if (key == "shape") {
       entry.dims = parse_sizes(json, kMaxRank, "the shape of " + what);
     } else if (key == "data_offsets") {
@@ -71,7 +87,7 @@ Entry parse_entry(JsonReader& json, const std::string& name, uint64_t data_size)
     refuse("the data_offsets of " + what + " are not two in order, up to " +
            std::to_string(data_size));
   }
-  const int64_t needed = checked_bytes(entry.dims, entry.dtype, what);
+  const int64_t needed = bytes_of(entry, what);
   if (offsets[1] - offsets[0] != needed) {
     refuse(what + " needs " + std::to_string(needed) + " bytes, its data_offsets hold " +
            std::to_string(offsets[1] - offsets[0]));
@@ -156,6 +172,10 @@ Safetensors parse_safetensors(std::span<const uint8_t> bytes) {
   check_order(entries, data.size());
   for (Entry& entry : entries) {
     const uint8_t* begin = data.data() + entry.begin;
+    if (entry.stored) {
+      result.stored[entry.name] = {entry.bfloat16, std::move(entry.dims), begin};
+      continue;
+    }
     if (entry.dtype == DType::kBool &&
         std::any_of(begin, data.data() + entry.end, [](uint8_t byte) { return byte > 1; })) {
       refuse("tensor " + quoted(entry.name) + " is BOOL with bytes other than 0 and 1");

@@ -14,14 +14,23 @@ namespace gruengine {
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr size_t kMaxRank = 32;
 
+// A tensor of dtype BF16 or I8: weights that stand for floats (io/stored.h).
+struct StoredTensor {
+  bool bfloat16 = false;
+  Dims dims;
+  const uint8_t* data = nullptr;
+};
+
 struct Safetensors {
   std::map<std::string, Tensor> tensors;  // data point into the bytes, aligned or not
+  std::map<std::string, StoredTensor> stored;
   std::map<std::string, std::string> metadata;
 };
 
 // Reads a whole file in memory; `bytes` must outlive the result.
-// Throws Error(kInvalidFile) unless every tensor is F32, I64, I32 or BOOL, its bytes agree with its
-// shape, and the tensors follow each other without holes or overlap up to the last byte.
+// Throws Error(kInvalidFile) unless every tensor is F32, I64, I32, BOOL, BF16 or I8, its bytes
+// agree with its shape, and the tensors follow each other without holes or overlap up to the last
+// byte.
 Safetensors parse_safetensors(std::span<const uint8_t> bytes);
 
 // Elements of `dims` times the element size. Throws Error(kInvalidFile) beyond 63 bits, even when
