@@ -131,7 +131,7 @@ def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
     scales: dict[str, str] = {}
     for name, axes in low_axes(spec).items():
         array = spec.tensors[name]
-        if spec.compute_type == "bfloat16":
+        if spec.compute_type == "bfloat16" or not axes:
             bits = array.view(np.uint32) if array.flags.c_contiguous else None
             if bits is not None and not (bits & 0xFFFF).any():
                 half = (bits >> 16).astype("<u2")

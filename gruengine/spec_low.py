@@ -29,8 +29,8 @@ def low_axes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     Returns
     -------
     dict of str to tuple of int
-        For each the axes that share a scale: those summed over by the product, the features of a
-        table.
+        For each the axes that share a scale in int8: those summed over by the product, the
+        features of a table; none for convolutions, which are made in bfloat16 there too.
     """
     found: dict[str, set[tuple[int, ...] | None]] = {}
     _collect(spec.graph, spec, found)
@@ -61,7 +61,7 @@ def _axes(node: Node, i: int, tensor: Array) -> tuple[int, ...] | None:
         outputs = shape[0] // int(node.attrs.get("group", 1))  # type: ignore[arg-type]
         depth = math.prod(shape[1:])
         enough = outputs >= FEW_OUTPUTS and _enough(depth, outputs)
-        return tuple(range(1, rank)) if enough else None
+        return () if enough else None
     if node.op == "Gather" and i == 0 and rank == 2 and node.attrs.get("axis", 0) == 0:
         return (1,) if _enough(shape[1], shape[0]) else None
     if node.op == "Gemm" and i == 1:
@@ -95,7 +95,7 @@ def quantise(spec: ModelSpec, compute_type: str) -> ModelSpec:
     """
     tensors = dict(spec.tensors)
     for name, axes in low_axes(spec).items():
-        if compute_type == "bfloat16":
+        if compute_type == "bfloat16" or not axes:
             tensors[name] = round_bfloat16(tensors[name]).astype(np.float32)
         elif compute_type == "int8":
             q, scales = pack(tensors[name], axes)

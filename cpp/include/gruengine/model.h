@@ -23,9 +23,9 @@ class Engine;  // engine/engine.h: the graph, its weights and its plans
 // How products with weights are made. Everything else is float32 in each of them.
 enum class ComputeType { kFloat32, kBfloat16, kInt8 };
 
-const char* name_of(ComputeType type);  // "float32", "bfloat16", "int8"
+GRUENGINE_API const char* name_of(ComputeType type);  // "float32", "bfloat16", "int8"
 // Throws Error(kInvalidArgument) listing the names.
-ComputeType compute_type_named(const std::string& name);
+GRUENGINE_API ComputeType compute_type_named(const std::string& name);
 
 struct ModelOptions {
   int num_threads = 1;

@@ -35,13 +35,12 @@ struct Block {
     }
   }
 
-  void pack_int8(const std::function<float(int64_t)>& most, char* to) const {
+  void pack_int8(char* to) const {
     auto* scales = reinterpret_cast<float*>(to);
     auto* starts = reinterpret_cast<int32_t*>(to) + columns;
     auto* weights = reinterpret_cast<int8_t*>(to + columns * 8);
     for (int64_t c = 0; c < columns; ++c) {
       float largest = 0.0f;
-      if (most && first + c < n) largest = most(first + c);
       for (int64_t row = 0; row < k && !std::isnan(largest); ++row) {
         const float x = std::fabs(weight(row, c));
         largest = std::isfinite(x) ? std::max(largest, x) : std::numeric_limits<float>::quiet_NaN();
@@ -123,8 +122,7 @@ int64_t low_bytes(const LowKernels& low, const std::vector<int64_t>& parts, int6
 }
 
 void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
-              int width, const WeightAt& at, const std::function<float(int64_t, int64_t)>& most,
-              char* to) {
+              int width, const WeightAt& at, char* to) {
   const int64_t vectors = (n + width - 1) / width;
   for (int64_t first = 0; first < vectors; first += nv) {
     const int64_t columns = std::min<int64_t>(nv, vectors - first) * width;
@@ -132,9 +130,7 @@ void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t 
     for (size_t part = 0; part < parts.size(); ++part) {
       const Block block{low, at, top, parts[part], first * width, columns, n};
       if (low.scaled) {
-        std::function<float(int64_t)> room;
-        if (most) room = [&](int64_t c) { return most(static_cast<int64_t>(part), c); };
-        block.pack_int8(room, to);
+        block.pack_int8(to);
       } else {
         block.pack_bfloat16(to);
       }
@@ -148,10 +144,9 @@ int64_t LowBuffer::bytes() const {
   return rows * stride() + (rows * int64_t{sizeof(float)} + 63) / 64 * 64;
 }
 
-LowRows LowBuffer::prepare(const float* from, int64_t ld, int64_t count, float range,
-                           char* to) const {
+LowRows LowBuffer::prepare(const float* from, int64_t ld, int64_t count, char* to) const {
   auto* scale = low->scaled ? reinterpret_cast<float*>(to + rows * stride()) : nullptr;
-  low->prepare({count, k, from, ld, range, to, stride(), scale});
+  low->prepare({count, k, from, ld, 0.0f, to, stride(), scale});
   return {to, stride(), scale};
 }
 

@@ -42,11 +42,9 @@ float weight_scale(float most);
 // Bytes of a matrix whose blocks hold a block for each part of the rows, one after another.
 int64_t low_bytes(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int width);
 
-// Writes that matrix to `to`, zeroed memory. Weights of int8 have a scale for each column and part;
-// `most(part, column)`, when given, is the largest weight to make room for there.
+// Writes that matrix to `to`, zeroed memory. Weights of int8 have a scale for each column and part.
 void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
-              int width, const WeightAt& at, const std::function<float(int64_t, int64_t)>& most,
-              char* to);
+              int width, const WeightAt& at, char* to);
 
 // Memory for prepared rows of k values: the rows, then their scales.
 struct LowBuffer {
@@ -56,7 +54,7 @@ struct LowBuffer {
   int64_t stride() const { return prepared_stride(*low, k); }
   int64_t bytes() const;
   // Prepares `count` rows into memory at `to` and returns them.
-  LowRows prepare(const float* from, int64_t ld, int64_t count, float range, char* to) const;
+  LowRows prepare(const float* from, int64_t ld, int64_t count, char* to) const;
 };
 
 }  // namespace gruengine

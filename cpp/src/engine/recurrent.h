@@ -27,7 +27,6 @@ struct CellDirection {
   std::vector<CellPhase> phases;
   PackedMatrix projection;  // k = 0: none
   LowMatrix low_projection;
-  float range;  // that values of h keep to (0: unknown): see PrepareArgs
   CellParams params;
   bool reverse;
 };

@@ -199,16 +199,6 @@ class RecurrentBuilder {
     return phase;
   }
 
-  // What the cell outputs keep to, where the activations say so.
-  float range_of(const CellParams& params) const {
-    const auto within_one = [](const FunctionSpec& f) {
-      return f.kind == Function::kSigmoid || f.kind == Function::kTanh ||
-             f.kind == Function::kHardSigmoid || f.kind == Function::kSoftsign;
-    };
-    const bool gates = p_->cell != Cell::kLstm || within_one(params.f);
-    return gates && within_one(params.h) ? 1.0f : 0.0f;
-  }
-
   CellDirection direction(int64_t d) {
     CellDirection direction;
     direction.params = params(d);
@@ -216,7 +206,6 @@ class RecurrentBuilder {
     for (const PhaseShape& shape : phases_of(p_->cell, reset_after_)) {
       direction.phases.push_back(phase(d, shape));
     }
-    direction.range = range_of(direction.params);
     if (p_->projected && p_->low != nullptr) {
       const int64_t H = p_->H, K = p_->K;
       const float* weights = projection_ + d * K * H;

@@ -39,7 +39,7 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
   const int64_t width = kernels->width;
   const float* x_at = s.x + first * N * I;
   LowRows prepared_x{};
-  if (low != nullptr) prepared_x = rows_x.prepare(x_at, I, steps * N, 0.0f, member(s, team));
+  if (low != nullptr) prepared_x = rows_x.prepare(x_at, I, steps * N, member(s, team));
   float* z_at = s.z;
   for (const CellPhase& phase : s.direction->phases) {
     const int64_t vector = phase.gates * width, columns = panels * vector;
@@ -85,12 +85,11 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
   LowStepArgs step{args, {}, {}, phase.low.data, phase.low.block_stride};
   char* rows = member(s, team);
   if (args.input > 0) {
-    step.x = rows_x.prepare(args.x, args.ldx, args.rows, 0.0f, rows);
+    step.x = rows_x.prepare(args.x, args.ldx, args.rows, rows);
   } else {
     step.w = phase.low.data + block_bytes(*low, I, vector);
   }
-  step.h = rows_h.prepare(args.h, args.ldh, args.rows, projected ? 0.0f : s.direction->range,
-                          rows + rows_x.bytes());
+  step.h = rows_h.prepare(args.h, args.ldh, args.rows, rows + rows_x.bytes());
   low->step[kind](step);
 }
 
@@ -113,8 +112,8 @@ void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, Team& tea
   }
   LowGemmArgs args = low_product(s.direction->low_projection, begin, end, width);
   args.m = rows;
-  args.a = rows_hidden.prepare(s.hidden, H, rows, s.direction->range,
-                               member(s, team) + rows_x.bytes() + rows_h.bytes());
+  args.a =
+      rows_hidden.prepare(s.hidden, H, rows, member(s, team) + rows_x.bytes() + rows_h.bytes());
   args.c = y + begin * block;
   args.ldc = K;
   low->gemm(args);

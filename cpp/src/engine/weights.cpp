@@ -35,13 +35,12 @@ const PackedMatrix& WeightStore::matrix(const std::string& key, int64_t k, int64
 
 const LowMatrix& WeightStore::low_matrix(const std::string& key, const LowKernels& low,
                                          const std::vector<int64_t>& parts, int64_t n, int32_t nv,
-                                         int width, const WeightAt& at,
-                                         const std::function<float(int64_t, int64_t)>& most) {
+                                         int width, const WeightAt& at) {
   const std::lock_guard lock(mutex_);
   const auto found = low_matrices_.find(key);
   if (found != low_matrices_.end()) return found->second;
   char* data = arena_.take(low_bytes(low, parts, n, width));
-  pack_low(low, parts, n, nv, width, at, most, data);
+  pack_low(low, parts, n, nv, width, at, data);
   LowMatrix matrix{data, 0, n, nv, 0};
   for (const int64_t k : parts) {
     matrix.k += k;

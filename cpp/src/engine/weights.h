@@ -38,8 +38,7 @@ class WeightStore {
   // pack_low(). Its rows fall into `parts`.
   const LowMatrix& low_matrix(const std::string& key, const LowKernels& low,
                               const std::vector<int64_t>& parts, int64_t n, int32_t nv, int width,
-                              const WeightAt& at,
-                              const std::function<float(int64_t, int64_t)>& most = nullptr);
+                              const WeightAt& at);
   // The floats kept under `key`: `size` zeros handed to `fill` on the first call.
   const float* floats(const std::string& key, int64_t size,
                       const std::function<void(float*)>& fill);

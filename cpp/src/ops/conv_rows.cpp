@@ -118,24 +118,22 @@ Source source_of(const ConvShape& shape) {
   return stretch && worth ? Source::kImage : Source::kGather;
 }
 
-// Below float32. The scale of an output is that of all its taps, whichever this size needs.
+// Below float32. Convolutions lose much in int8 (front ends that transform waveforms most of all),
+// so they are made in bfloat16 there too.
 std::vector<LowRight> pack_low(NodeBuilder& b, const ConvShape& shape, int64_t rows) {
   const int64_t channels = shape.group_in();
-  const int64_t all = shape.window.rows.whole * shape.window.columns.whole * channels;
   std::vector<LowRight> packed;
   for (int64_t g = 0; is_low(b, shape) && g < shape.groups; ++g) {
     const int64_t first = g * shape.group_out();
-    const RightForm form{1,
-                         shape.depth(),
-                         shape.group_out(),
-                         "group " + std::to_string(g) + used_taps(shape.window),
-                         [&, first](int64_t row, int64_t column) {
-                           return shape.weight(first + column, row % channels, row / channels);
-                         },
-                         [=](const float* weights, int64_t column) {
-                           return largest(weights + (first + column) * all, all);
-                         }};
-    packed.push_back(low_right(b, form, rows));
+    packed.push_back(low_right(b,
+                               {1, shape.depth(), shape.group_out(),
+                                "group " + std::to_string(g) + used_taps(shape.window),
+                                [&, first](int64_t row, int64_t column) {
+                                  return shape.weight(first + column, row % channels,
+                                                      row / channels);
+                                },
+                                &b.kernels().low->bfloat16},
+                               rows));
   }
   return packed;
 }

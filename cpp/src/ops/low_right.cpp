@@ -19,7 +19,7 @@ void multiply_rows(const LowRight& right, const GemmArgs& product, int64_t first
     part.m = std::min(right.rows.rows, last - row);
     part.n = product.n;
     part.k = product.k;
-    part.a = right.rows.prepare(product.a + row * product.lda, product.lda, part.m, 0.0f, memory);
+    part.a = right.rows.prepare(product.a + row * product.lda, product.lda, part.m, memory);
     part.b = right.matrix.data;
     part.block_stride = right.matrix.block_stride;
     part.nv = right.matrix.nv;
@@ -43,13 +43,12 @@ LowRight low_right(NodeBuilder& b, const RightForm& form, int64_t m) {
   if (data == nullptr) b.refuse(ErrorCode::kInternal, "packs what is not there");
   const std::string key = form.form + ":" + std::to_string(reinterpret_cast<intptr_t>(data)) + ":" +
                           std::to_string(form.k) + ":" + std::to_string(form.n);
-  std::function<float(int64_t, int64_t)> most;
-  if (form.most) most = [&](int64_t, int64_t column) { return form.most(data, column); };
+  const LowKernels& low = form.kernels != nullptr ? *form.kernels : *b.low();
   LowRight right;
   right.matrix = b.store(value).low_matrix(
-      key, *b.low(), {form.k}, form.n, 4, b.kernels().width,
-      [&](int64_t row, int64_t column) { return data + form.place(row, column); }, most);
-  right.rows = {b.low(), std::clamp<int64_t>(m, 1, kRowsAtOnce), form.k};
+      key, low, {form.k}, form.n, 4, b.kernels().width,
+      [&](int64_t row, int64_t column) { return data + form.place(row, column); });
+  right.rows = {&low, std::clamp<int64_t>(m, 1, kRowsAtOnce), form.k};
   right.slot = b.scratch(b.threads() * right.rows.bytes());
   return right;
 }

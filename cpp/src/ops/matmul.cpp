@@ -78,8 +78,8 @@ void emit_constant(NodeBuilder& b, int64_t rows, const PackedMatrix& w, Slot y) 
 
 void emit_constant_low(NodeBuilder& b, int64_t rows, const Matrices& w, Slot y) {
   const int64_t n = w.columns;
-  const RightForm form{
-      1, w.rows, n, "matmul", [n](int64_t row, int64_t column) { return row * n + column; }, {}};
+  const RightForm form{1, w.rows, n, "matmul",
+                       [n](int64_t row, int64_t column) { return row * n + column; }};
   const LowRight right = low_right(b, form, rows);
   b.emit([rows, right, y, k = w.rows, n, x = b.in(0).slot](const Frame& f) {
     multiply(
@@ -243,12 +243,8 @@ Right plan_right(NodeBuilder& b, const GemmShape& g) {
   const int64_t column_stride = g.transposed_b ? g.k : 1;
   if (b.in(1).constant != nullptr && is_low(b, g.k, g.n)) {
     const RightForm form{
-        1,
-        g.k,
-        g.n,
-        g.transposed_b ? "gemm B" : "gemm",
-        [=](int64_t row, int64_t column) { return row * row_stride + column * column_stride; },
-        {}};
+        1, g.k, g.n, g.transposed_b ? "gemm B" : "gemm",
+        [=](int64_t row, int64_t column) { return row * row_stride + column * column_stride; }};
     return {{nullptr, g.k, g.n, 0, 0}, 0, low_right(b, form, g.m)};
   }
   if (b.in(1).constant != nullptr) {
