@@ -18,6 +18,7 @@ except ImportError as error:  # a source folder that shadows the package, or a b
         "import it from the root of its source tree"
     ) from error
 
+from gruengine.accuracy import accuracy
 from gruengine.conversion import convert, from_torch, verify
 from gruengine.converters.base import ConversionError, ConversionReport
 from gruengine.errors import (
@@ -80,6 +81,7 @@ __all__ = [
     "StreamBusyError",
     "Streamable",
     "UnsupportedError",
+    "accuracy",
     "convert",
     "export",
     "from_torch",

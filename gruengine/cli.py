@@ -19,6 +19,7 @@ from gruengine import __version__
 from gruengine.cli_text import fields, print_json, progress, size, table
 from gruengine.errors import GruEngineError, InvalidInputError
 
+COMPUTE_TYPES = "float32 (default), bfloat16, int8 or auto: how weights are kept"
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -90,7 +91,7 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument("source", help="ONNX, PyTorch checkpoint, safetensors weights, model file")
     others = "*.onnx, *.npz, *.weights.h5 or *.torch.safetensors for other programs"
     parser.add_argument("destination", help=f"the model file to write, or {others}")
-    parser.add_argument("--compute-type", default="float32", help="float32 (default) or auto")
+    parser.add_argument("--compute-type", default="float32", help=COMPUTE_TYPES)
     _conversion_options(parser)
     _json_option(parser)
 
@@ -111,6 +112,10 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative to each output (default 1e-4)"
     )
+    parser.add_argument(
+        "--compute-type", help="instead: errors over time of bfloat16 or int8 against float32"
+    )
+    parser.add_argument("--data", metavar="X.npy", help="what to give the model for that")
     _conversion_options(parser)
     _json_option(parser)
 
@@ -252,6 +257,10 @@ def _verify(args: argparse.Namespace) -> int:
     from gruengine.conversion import verify
 
     progress(f"verifying {args.file}")
+    if args.compute_type is not None:
+        return _accuracy(args)
+    if args.data is not None:
+        raise InvalidInputError("--data is for --compute-type")
     report = verify(args.file, args.source, args.tolerance, **conversion_arguments(args))
     if args.json:
         print_json(report.to_dict())
@@ -266,6 +275,32 @@ def _verify(args: argparse.Namespace) -> int:
     for note in report.notes:
         print(f"  note: {note}")
     return OK if report.passed else FAILED
+
+
+def _accuracy(args: argparse.Namespace) -> int:
+    from gruengine.accuracy import accuracy, in_words
+    from gruengine.converters import is_model_file
+
+    options = {} if is_model_file(args.file) else conversion_arguments(args)
+    options.pop("sizes", None)
+    data = None if args.data is None else _array(args.data)
+    report = accuracy(args.file, args.compute_type, data, **options)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(in_words(report))
+    return OK if report.passed else FAILED
+
+
+def _array(path: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path!r}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise InvalidInputError(f"{path!r} is no .npy file: {error}") from error
 
 
 def _stream(args: argparse.Namespace) -> int:
@@ -310,6 +345,8 @@ def _info(args: argparse.Namespace) -> int:
 def _flat(found: dict[str, Any]) -> list[tuple[str, str]]:
     """One line a fact, and one for each instruction set."""
     rows = [(key, str(item)) for key, item in found.items() if not isinstance(item, dict)]
+    caches = ", ".join(f"{name} {size(count)}" for name, count in found["caches"].items())
+    rows.append(("caches", caches))
     for name, facts in found["isas"].items():
         reason = f" ({facts['reason']})" if facts["reason"] else ""
         rows.append((f"isa {name}", ("yes" if facts["supported"] else "no") + reason))

@@ -14,6 +14,7 @@ from gruengine.cli_text import fields, shape, size, table
 from gruengine.converters import FORMATS, load_source, read, sniff
 from gruengine.converters.base import ConversionError, Options
 from gruengine.errors import GruEngineError
+from gruengine.runtime import level_of
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +74,13 @@ def _streaming(spec: ModelSpec) -> dict[str, Any]:
         model = Model.from_spec(spec)
     except GruEngineError as error:
         return {"runs": False, "streaming": f"does not run: {error}"}
-    return {"runs": True, "streaming": streaming_in_words(model)}
+    return {
+        "runs": True,
+        "streaming": streaming_in_words(model),
+        "compute_type": model.compute_type,
+        "packed_bytes": model.packed_bytes,
+        "fits": level_of(model.packed_bytes),
+    }
 
 
 def _node(node: Node, spec: ModelSpec) -> dict[str, Any]:
@@ -154,6 +161,13 @@ def _source(provenance: dict[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
+def _packed(found: dict[str, Any]) -> str:
+    if not found.get("packed_bytes"):
+        return ""
+    place = "fits no cache" if found["fits"] == "memory" else f"fits {found['fits']}"
+    return f"{size(found['packed_bytes'])} in {found['compute_type']}: {place}"
+
+
 def _converted(found: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
     pairs = [
         ("source", _source(found["provenance"])),
@@ -162,6 +176,7 @@ def _converted(found: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
         ("state", ", ".join(f"{before} -> {after}" for before, after in found["state"])),
         ("streaming", found["streaming"]),
         ("parity", f"sample by {found['parity']}" if found["parity"] else ""),
+        ("packed", _packed(found)),
         *(("warning", text) for text in found["warnings"]),
     ]
     rows = [("#", "operator", "sizes", "node")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from gruengine.converters import is_model_file
 from gruengine.converters import read as read_source
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.errors import InvalidInputError
-from gruengine.parity import TOLERANCE, Check, compare, make_sample
-from gruengine.spec import ModelSpec
+from gruengine.parity import SMALLEST_SCALE, TOLERANCE, Check, compare, make_sample
+from gruengine.spec import ModelSpec, Parity
 
 if TYPE_CHECKING:
     from gruengine.model import Model
@@ -96,13 +96,29 @@ def convert(
 
     chosen = check_compute_type(compute_type) or "float32"
     spec, report, _ = prepare(source, bind=bind, state=state, **hints)
-    if chosen != "float32":
-        from gruengine.spec_low import quantise
-
-        spec = quantise(spec, chosen)
+    spec = _rounded(spec, chosen, report)
     spec.save(destination)
     report.output_bytes = os.path.getsize(destination)
     return report
+
+
+def _rounded(spec: ModelSpec, compute_type: str, report: ConversionReport) -> ModelSpec:
+    """Return the spec with its weights as ``compute_type`` keeps them, and a sample of them."""
+    from gruengine.reference_graph import run_graph
+    from gruengine.spec_low import quantise
+
+    rounded = quantise(spec, compute_type)
+    if compute_type == "float32" or spec.parity is None:
+        return rounded
+    outputs = run_graph(rounded.graph, rounded.tensors, spec.parity.inputs)
+    kept = {name: outputs[name].astype(value.dtype) for name, value in spec.parity.outputs.items()}
+    errors = compare(kept, spec.parity.outputs, spec.parity.oracle)
+    worst = max((e.max_abs_error / max(e.scale, SMALLEST_SCALE) for e in errors), default=0.0)
+    report.warnings.append(
+        f"weights in {compute_type} move the sample by {worst:.1%}; "
+        f"gruengine verify --compute-type {compute_type} says more"
+    )
+    return replace(rounded, parity=Parity(spec.parity.inputs, kept, spec.parity.oracle))
 
 
 def prepare(
@@ -276,7 +292,7 @@ def verify(
 def _engine(spec: ModelSpec) -> Model:
     from gruengine.model import Model
 
-    return Model.from_spec(spec)
+    return Model.from_spec(spec, compute_type="float32")
 
 
 def _finish(spec: ModelSpec, report: ConversionReport, sizes: Mapping[str, int] | None) -> Model:

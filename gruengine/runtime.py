@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import glob
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from gruengine import _core
@@ -21,7 +23,8 @@ def info() -> dict[str, Any]:
         ``version``; ``isa`` and ``isa_choice`` (how it came to be); ``isas``: every instruction set
         of this build with ``supported``, the ``reason`` when not, and ``floats``, the set whose
         float32 kernels it runs; ``openmp``; ``max_threads``
-        (1 in a forked child whose parent had run in parallel); ``machine``, ``python``.
+        (1 in a forked child whose parent had run in parallel); ``caches``: bytes of each
+        level; ``machine``, ``python``.
     """
     import numpy as np
 
@@ -37,10 +40,39 @@ def info() -> dict[str, Any]:
         },
         "openmp": _core.built_with_openmp(),
         "max_threads": _core.max_threads(),
+        "caches": caches(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
+
+
+def caches() -> dict[str, int]:
+    """Return the bytes of the data caches of the first core: L1, L2, L3; empty if not known."""
+    found: dict[str, int] = {}
+    for folder in sorted(glob.glob("/sys/devices/system/cpu/cpu0/cache/index*")):
+        try:
+            facts = {
+                name: Path(folder, name).read_text().strip() for name in ("level", "type", "size")
+            }
+        except OSError:
+            continue
+        units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+        number, unit = facts["size"][:-1], facts["size"][-1:]
+        if facts["type"] != "Instruction" and number.isdigit() and unit in units:
+            found[f"L{facts['level']}"] = int(number) * units[unit]
+    return found
+
+
+def level_of(weight_bytes: int) -> str:
+    """Return the first cache that holds so many bytes beside other data, else ``"memory"``.
+
+    Four fifths of a cache are taken to be free for weights.
+    """
+    for name, size in sorted(caches().items()):
+        if weight_bytes <= 0.8 * size:
+            return name
+    return "memory"
 
 
 @contextmanager

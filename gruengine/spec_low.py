@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.reference_low import quantise_weights, round_bfloat16
+from gruengine.quantise import quantise_weights, round_bfloat16
 from gruengine.spec import Graph, ModelSpec, Node
 
 Array = np.ndarray[Any, Any]

@@ -79,7 +79,7 @@ def test_convert_lists_every_reason_and_writes_nothing(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--compute-type", "int8"], "'int8'; this version has float32"),
+        (["--compute-type", "int7"], "'int7'; this version has float32"),
         (["--hint", "oops"], "--hint 'oops'; it must be NAME=VALUE"),
         (["--bind", "a=1", "--bind", "a=2"], "--bind gives 'a' twice"),
         (["--hint", "state=1"], "an option of its own"),

@@ -13,8 +13,9 @@ from test_one_number import big, by_chunks, by_steps, same
 
 import gruengine as gr
 from gruengine import reference_low
+from gruengine.quantise import quantise_weights, round_bfloat16
 from gruengine.reference import recurrent
-from gruengine.reference_low import products, quantise_weights
+from gruengine.reference_low import products
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
 Array = np.ndarray[Any, Any]
@@ -43,8 +44,12 @@ CELLS: dict[str, dict[str, Any]] = {
         "cell": "lstm", "activations": ["HardSigmoid", "Softsign", "Relu"], "clip": 0.8,
         "coupled": 1,
     },
-    "gru after": {"cell": "gru", "activations": ["Sigmoid", "Tanh"], "reset": "after", "update": "keep"},
-    "gru before": {"cell": "gru", "activations": ["Sigmoid", "Tanh"], "reset": "before", "update": "keep"},
+    "gru after": {
+        "cell": "gru", "activations": ["Sigmoid", "Tanh"], "reset": "after", "update": "keep",
+    },
+    "gru before": {
+        "cell": "gru", "activations": ["Sigmoid", "Tanh"], "reset": "before", "update": "keep",
+    },
     "gru take": {
         "cell": "gru", "activations": ["Sigmoid", "Softplus"], "reset": "after", "update": "take",
     },
@@ -188,7 +193,7 @@ def test_tables_are_stored_in_the_compute_type(low: str, rng: np.random.Generato
         q, scales = quantise_weights(table)
         want = q.astype(np.float32) * scales[:, None]
     else:
-        want = reference_low.round_bfloat16(table).astype(np.float32)
+        want = round_bfloat16(table).astype(np.float32)
     assert same(net.compile(compute_type=low)(x), want[x])
 
 
@@ -222,7 +227,7 @@ def load(case: Any, low: str, num_threads: int = 1) -> gr.Model:
     return gr.Model.from_spec(case.spec, compute_type=low, num_threads=num_threads)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_steps_chunks_halves_and_rows_give_the_same_bits(low: str, seed: int) -> None:
     rng = np.random.default_rng(500 + seed)
     case = draw(rng, most=60)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""Weights rounded to bfloat16 and int8, as the engine and the model file have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def round_bfloat16(a: Array) -> Array:
+    """Return the nearest bfloat16 (ties to even) of every float32, as float64."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32).astype(np.uint64)
+    bits += 0x7FFF + ((bits >> 16) & 1)
+    rounded: Array = (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+    return rounded
+
+
+def weight_scales(W: Array) -> Array:
+    """Return the scale of each row of ``W``: float32 [rows].
+
+    A little more than largest / 127, with 17 bits: every weight, an integer times its scale, is a
+    float32 exactly, so quantising what the weights stand for gives the same integers and scales.
+    """
+    most = np.abs(np.asarray(W, np.float32)).max(axis=-1, initial=0.0)
+    bits = (most / np.float32(127)).astype(np.float32).view(np.uint32)
+    scales = ((bits + np.uint32(0x7F)) & np.uint32(0xFFFFFF80)).view(np.float32)
+    return np.asarray(np.where(most > np.float32(1e-30), scales, np.float32(0)))
+
+
+def quantise_weights(W: Array) -> tuple[Array, Array]:
+    """Return the int8 weights [..., k] of ``W`` and their scales [...]."""
+    W = np.asarray(W, np.float32)
+    scales = weight_scales(W)
+    divisor = np.where(scales > 0, scales, np.float32(1))[..., None]
+    return np.rint(np.where(scales[..., None] > 0, W / divisor, 0)).astype(np.int8), scales
