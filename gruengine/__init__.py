@@ -94,6 +94,7 @@ __all__ = [
 
 # Where the names of training live.
 _TRAINING = {
+    "EncoderDecoder": "encoder_decoder",
     "RTRL": "rtrl",
     "Trainer": "trainer",
 }

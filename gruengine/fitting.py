@@ -127,7 +127,7 @@ class _Fit:
     def __init__(self, trainer: Trainer, plan: Plan, data: tuple[Any, ...]) -> None:
         self.trainer, self.plan = trainer, plan
         self.time_first = not trainer.net.batch_first
-        self.data = tuple(_array(value) for value in data)
+        self.data = tuple(as_arrays(value) for value in data)
         self.rows = rows_of(self.data[0], not self.time_first)
         self._check()
         self.history = History()
@@ -151,6 +151,8 @@ class _Fit:
             raise InvalidInputError("x has no rows; at least one is needed")
         time = 0 if self.time_first else 1
         y = self.data[1]
+        if self.plan.truncate and isinstance(self.data[0], tuple):
+            raise InvalidInputError("truncate needs one sequence as x")
         if self.plan.truncate and (y.ndim < 2 or y.shape[time] != self.data[0].shape[time]):
             raise InvalidInputError(
                 f"truncate needs a target for each step; x has shape {self.data[0].shape} and y "
@@ -265,7 +267,7 @@ class _Fit:
 
     def _validate(self) -> dict[str, float]:
         data = [*(self.plan.validation or ()), None, None][:4]
-        x, y, lengths, mask = (_array(value) for value in data)
+        x, y, lengths, mask = (as_arrays(value) for value in data)
         found = self.trainer.evaluate(
             x, y, lengths, mask=mask, batch_size=max(self.plan.batch_size, 64)
         )
@@ -293,7 +295,9 @@ class _Fit:
 
 
 def rows_of(x: Any, batch_first: bool) -> int:
-    """Return N of an array of a model with that order of axes."""
+    """Return N of an array, or a tuple of arrays, of a model with that order of axes."""
+    if isinstance(x, tuple):
+        return rows_of(x[0], batch_first)
     return int(x.shape[0] if batch_first or x.ndim == 1 else x.shape[1])
 
 
@@ -303,9 +307,11 @@ def batches_of(rows: int, size: int) -> Iterator[Array]:
         yield np.arange(start, min(start + size, rows))
 
 
-def _array(value: Any) -> Any:
+def as_arrays(value: Any) -> Any:
     """Return arrays as arrays; lists of sequences, as CTC's targets, as they are."""
     if value is None or isinstance(value, np.ndarray):
         return value
-    ragged = isinstance(value, (list, tuple)) and value and not np.isscalar(value[0])
+    if isinstance(value, tuple):  # the inputs of a model that has several
+        return tuple(np.asarray(part) for part in value)
+    ragged = isinstance(value, list) and value and not np.isscalar(value[0])
     return value if ragged else np.asarray(value)

@@ -19,6 +19,7 @@ from gruengine.training_ops import ACTIVATIONS
 from gruengine.training_parameters import Parameters
 
 if TYPE_CHECKING:
+    from gruengine.encoder_decoder import EncoderDecoder
     from gruengine.fitting import History
     from gruengine.layers import Sequential
 
@@ -48,7 +49,7 @@ class Trainer:
 
     Parameters
     ----------
-    net : Sequential
+    net : Sequential or EncoderDecoder
         Built. Its parameters are trained in place; ``net(x)``, ``net.stream()``, ``net.save()``
         always use the present ones.
     loss : str or Loss
@@ -82,7 +83,7 @@ class Trainer:
 
     def __init__(
         self,
-        net: Sequential,
+        net: Sequential | EncoderDecoder,
         loss: str | Loss = "mse",
         optimizer: str | Optimizer = "adam",
         *,
@@ -213,9 +214,9 @@ class Trainer:
 
     def _diverged(self, x: Any, state: States | None, run: Pass, what: str) -> None:
         """Run the layers again, one by one, to name the first that gave NaN or infinity."""
-        array = np.asarray(x)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            self._stop("x", f"{what}; x holds NaN or infinity")
+        for array in map(np.asarray, x if isinstance(x, tuple) else (x,)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                self._stop("x", f"{what}; x holds NaN or infinity")
         for name, value in self.parameters.values.items():
             if not np.isfinite(value).all():
                 self._stop(name.rsplit(".", 1)[0], f"{what}; {name} holds NaN or infinity")
@@ -237,12 +238,13 @@ class Trainer:
         self, x: Any, y: Any, lengths: Any = None, *, mask: Any = None, batch_size: int = 256
     ) -> dict[str, float]:
         """Return loss and metrics without dropout and without an update, for arrays of any N."""
-        from gruengine.fitting import batches_of, rows_of
+        from gruengine.fitting import as_arrays, batches_of, rows_of
 
         self.parameters.adopt()
+        x, y, lengths, mask = (as_arrays(value) for value in (x, y, lengths, mask))
         total, seen = dict.fromkeys(["loss", *self.metrics], 0.0), 0
         data = (x, y, lengths, mask)
-        for rows in batches_of(rows_of(np.asarray(x), self.net.batch_first), batch_size):
+        for rows in batches_of(rows_of(x, self.net.batch_first), batch_size):
             part = [take(value, rows, self.net.batch_first) for value in data]
             run = self._pass(part[2], False)
             found, _, _ = self.net.begin_update(part[0], None, run)
@@ -320,6 +322,8 @@ def take(value: Any, rows: Array, batch_first: bool) -> Any:
     """Return the rows of a batch from an array whose batch axis the model names, or a list."""
     if value is None:
         return None
+    if isinstance(value, tuple):
+        return tuple(take(part, rows, batch_first) for part in value)
     if not isinstance(value, np.ndarray):
         return [value[row] for row in rows]
     return value[rows] if batch_first or value.ndim == 1 else value[:, rows]

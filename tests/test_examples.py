@@ -35,7 +35,8 @@ def test_example(name, tmp_path):
 
 def test_the_classic_examples_are_there():
     assert {"train_gradient_flow", "train_memory", "train_characters", "train_pronouns",
-            "train_co2", "train_gates"} <= set(NAMES)  # fmt: skip
+            "train_co2", "train_gates", "train_odyssey", "train_translate",
+            "train_moving_dots"} <= set(NAMES)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
