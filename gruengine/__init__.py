@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from gruengine import _core  # noqa: F401
@@ -50,12 +50,18 @@ from gruengine.model import Model, Signature, Stream, Streamable, load
 from gruengine.runtime import info, isa
 from gruengine.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from gruengine.encoder_decoder import EncoderDecoder
+    from gruengine.rtrl import RTRL
+    from gruengine.trainer import Trainer
+
 __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "RTRL",
     "Activation",
     "ConversionError",
     "ConversionReport",
@@ -63,6 +69,7 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "Embedding",
+    "EncoderDecoder",
     "FileAccessError",
     "GruEngineError",
     "InternalError",
@@ -80,6 +87,7 @@ __all__ = [
     "Stream",
     "StreamBusyError",
     "Streamable",
+    "Trainer",
     "UnsupportedError",
     "accuracy",
     "convert",

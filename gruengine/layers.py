@@ -187,7 +187,8 @@ class Sequential:
         y : as ``__call__`` returns it.
         state : after the last step of each row.
         backprop : ``backprop(dy, dstate=None) -> (dx, dstate0)``; it adds to the ``gradients`` of
-            the layers. ``dy`` has the shape of ``y``; None is zero.
+            the layers. ``dy`` has the shape of ``y``; None is zero. Call it before the parameters
+            change.
         """
         from gruengine.sequential_training import begin_update
 

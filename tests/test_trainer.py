@@ -170,6 +170,20 @@ def test_a_seed_repeats_a_run_bit_for_bit():
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("make", [gr.RNN, gr.LSTM, gr.GRU])
+def test_threads_change_no_bit(make):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(9, 11, 24)), rng.normal(size=(9, 11, 3))
+    found = []
+    for threads in (1, 2):
+        layer = make(40, bidirectional=True, return_sequences=True)
+        net = gr.Sequential([layer, gr.Dense(3)], 24)
+        trainer = gr.Trainer(net, "mse", "adam", clip_norm=0.1, num_threads=threads)
+        losses = [trainer.step(x, y).loss for _ in range(4)]
+        found.append((losses, {k: v.tobytes() for k, v in net.parameters().items()}))
+    assert found[0] == found[1]
+
+
 def test_batches_are_shuffled_by_seed_and_epoch():
     seen = []
     for seed in (1, 1, 2):
