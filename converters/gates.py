@@ -170,8 +170,8 @@ def weights_to(array: Array, cell: str, target: str) -> Array:
     return np.ascontiguousarray(rows.T) if convention.transposed else rows
 
 
-def bias_to(array: Array, cell: str, target: str) -> Array:
-    """``[G*H]`` in ONNX's order in the order of ``target``."""
+def rows_to(array: Array, cell: str, target: str) -> Array:
+    """``[G*H, ...]`` in ONNX's order in the order of ``target``."""
     return _restored(array, cell, TABLE[target][cell].order)
 
 

@@ -207,7 +207,7 @@ def _cell(
         halves = b if b.ndim == 2 else np.stack([b, np.zeros_like(b)])
         for key, half in zip(("ih", "hh"), halves, strict=True):
             rows_in_order = gates.reorder_rows(half, cell, "keras")
-            found[f"{layer}.bias_{key}_l0{way}"] = gates.bias_to(rows_in_order, cell, "torch")
+            found[f"{layer}.bias_{key}_l0{way}"] = gates.rows_to(rows_in_order, cell, "torch")
     return found
 
 

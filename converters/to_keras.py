@@ -156,7 +156,7 @@ def _direction(layer: RecurrentLayer, d: int, path: str) -> tuple[tuple[str, str
     ]
     if layer.B is not None:
         size = gates.GATES[cell] * layer.hidden
-        halves = [gates.bias_to(half, cell, source) for half in np.split(layer.B[d], [size])]
+        halves = [gates.rows_to(half, cell, source) for half in np.split(layer.B[d], [size])]
         stacked = gates.TABLE[source][cell].biases == "stacked"
         found.append((path, "bias", np.stack(halves) if stacked else halves[0] + halves[1]))
     return tuple(found)

@@ -96,8 +96,8 @@ def _recurrent(layer: RecurrentLayer, prefix: str, with_bias: bool) -> dict[str,
         if with_bias:
             size = gates.GATES[cell] * layer.hidden
             b = np.zeros(2 * size, np.float32) if layer.B is None else layer.B[d]
-            found[f"{prefix}bias_ih{place}"] = gates.bias_to(b[:size], cell, "torch")
-            found[f"{prefix}bias_hh{place}"] = gates.bias_to(b[size:], cell, "torch")
+            found[f"{prefix}bias_ih{place}"] = gates.rows_to(b[:size], cell, "torch")
+            found[f"{prefix}bias_hh{place}"] = gates.rows_to(b[size:], cell, "torch")
         if layer.projection is not None:
             found[f"{prefix}weight_hr{place}"] = layer.projection[d]
     return found

@@ -7,8 +7,9 @@
 ...     y = model(x)
 
 A module keeps its identity: parameters, names, hooks and attributes stay where they are, and only
-its class becomes one of this file, whose ``forward`` runs on the engine. Where the engine cannot
-take a call - gradients are wanted, another dtype or device - the module's own forward runs.
+its class becomes one of this file, whose ``forward`` runs on the engine, backward pass included.
+Where the engine cannot take a call - gradients of a cell, another dtype or device - the module's
+own forward runs.
 """
 
 # This module is imported when it is first asked for: `import gruengine` needs no torch.
@@ -21,7 +22,7 @@ import torch  # noqa: TID253
 from torch import nn  # noqa: TID253
 from torch.nn.utils.rnn import PackedSequence  # noqa: TID253
 
-from gruengine import torch_spec
+from gruengine import torch_spec, torch_training
 from gruengine._call import Link, Runner, call_cell, call_lstm_cell
 from gruengine.errors import InvalidInputError, InvalidTypeError
 from gruengine.model import Model, check_compute_type
@@ -30,7 +31,7 @@ __all__ = ["accelerate", "revert"]
 
 
 def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1) -> Any:
-    """Run every recurrent layer and cell inside a PyTorch model on the engine, for inference.
+    """Run every recurrent layer and cell inside a PyTorch model on the engine.
 
     Parameters
     ----------
@@ -60,7 +61,9 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     Weights are converted at once, and again when torch says that a parameter has changed. Changes
     through ``parameter.data`` are found by comparing a few elements; if one could be missed, call
     ``accelerate`` again. Calls that the engine cannot take run the module's own forward, with one
-    warning for each reason: gradients are wanted, dropout is active, another dtype or device.
+    warning for each reason: gradients of a cell are wanted, dropout is active without gradients,
+    another dtype or device. Gradients of layers are computed by the engine, once for each forward
+    pass; those of gradients are not.
     ``revert`` before scripting or symbolic tracing.
     """
     _check_module(module)
@@ -217,7 +220,7 @@ def _sequence(module: Any, x: Any, h: Any, c: Any) -> Any:
     turned = module.batch_first and not single
     moved = x.unsqueeze(1) if single else x.transpose(0, 1) if turned else x
     states = (_batched(h, single, 1), _batched(c, single, 1))
-    result = _retried(module, _sequence_call, (moved.contiguous(), *states))
+    result = _computed(module, (moved.contiguous(), *states))
     if result is None:
         return original.forward(module, x, hx)
     y, h, c = result
@@ -225,6 +228,36 @@ def _sequence(module: Any, x: Any, h: Any, c: Any) -> Any:
         y, h = y.squeeze(1), h.squeeze(1)
         c = None if c is None else c.squeeze(1)
     return (y.transpose(0, 1) if turned else y), (h if c is None else (h, c))
+
+
+def _computed(module: Any, arguments: tuple[Any, ...]) -> Any:
+    """Run sequences on the engine, backward too where gradients are wanted; None if it cannot."""
+    if not _wants_gradients(module, arguments):
+        return _retried(module, _sequence_call, arguments)
+    if _refused(module, arguments[:3]) or not _fits(module, *arguments[:3]):
+        return None
+    x, h, c, lengths = (*arguments, None)[:4]
+    threads = module._gruengine.num_threads
+    return torch_training.run(module, _kind(module), threads, x, h, c, lengths)
+
+
+def _wants_gradients(module: Any, tensors: tuple[Any, ...]) -> bool:
+    given = (*tensors, *module._parameters.values())
+    return torch.is_grad_enabled() and any(
+        isinstance(one, torch.Tensor) and one.requires_grad for one in given
+    )
+
+
+def _fits(module: Any, x: Any, h: Any, c: Any) -> bool:
+    """Tell whether shapes are what the module takes; its own forward has the words if not."""
+    layers, directions, features, hidden, width = torch_spec.sizes_of(module)
+    rows = (layers * directions, x.shape[1])
+    states = [(h, width), (c, hidden)]
+    return (
+        x.shape[2] == features
+        and 0 not in x.shape
+        and all(one is None or one.shape == (*rows, size) for one, size in states)
+    )
 
 
 def _sequence_call(runner: Runner, parameters: dict[str, Any], arguments: tuple[Any, ...]) -> Any:
@@ -242,7 +275,7 @@ def _packed(module: Any, x: PackedSequence, hx: Any) -> Any:
     h, c = (*states, None, None)[:2]
     steps = x.batch_sizes.numel()
     padded, lengths = torch._VF._pad_packed_sequence(x.data, x.batch_sizes, False, 0.0, steps)
-    result = _retried(module, _sequence_call, (padded.contiguous(), h, c, lengths.contiguous()))
+    result = _computed(module, (padded.contiguous(), h, c, lengths.contiguous()))
     if result is None:
         return None
     y, h, c = result
@@ -298,10 +331,14 @@ def _why_not(module: Any, tensors: tuple[Any, ...]) -> str:
     """Why the engine cannot take a call, in words; "" if it can."""
     parameters = module._parameters
     given = [one for one in (*tensors, *parameters.values()) if isinstance(one, torch.Tensor)]
-    if tensors and torch.is_grad_enabled() and any(one.requires_grad for one in given):
-        return "gradients are wanted; use torch.inference_mode() or torch.no_grad()"
-    if tensors and module.training and getattr(module, "dropout", 0) and module.num_layers > 1:
-        return "dropout is active; put the model in eval mode"
+    trained = bool(tensors) and _wants_gradients(module, tensors)
+    if trained and isinstance(module, nn.RNNCellBase):
+        return "gradients of a cell are wanted; use torch.inference_mode() or torch.no_grad()"
+    if trained and torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    dropping = module.training and getattr(module, "dropout", 0) and module.num_layers > 1
+    if tensors and dropping and not trained:
+        return "dropout is active without gradients; put the model in eval mode"
     if tensors and torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     if {name for name, one in parameters.items() if one is not None} != set(

@@ -11,7 +11,7 @@ from gruengine.converters import gates
 from gruengine.spec import Attr, Dim, Graph, ModelSpec, Node, Port
 
 
-def _places(module: Any) -> list[tuple[str, ...]]:
+def places_of(module: Any) -> list[tuple[str, ...]]:
     """Return the suffixes of the names of the parameters: those of the directions of each layer."""
     if not hasattr(module, "num_layers"):
         return [("",)]  # a cell
@@ -19,17 +19,22 @@ def _places(module: Any) -> list[tuple[str, ...]]:
     return [tuple(f"_l{layer}{way}" for way in ways) for layer in range(module.num_layers)]
 
 
-def names_of(module: Any) -> list[str]:
-    """Return the names of the parameters that a module of its settings has."""
+def kinds_of(module: Any) -> list[str]:
+    """Return the names of the parameters of one direction, without the suffix of its place."""
     kinds = ["weight_ih", "weight_hh"]
     kinds += ["bias_ih", "bias_hh"] if module.bias else []
-    kinds += ["weight_hr"] if getattr(module, "proj_size", 0) else []
-    return [kind + place for places in _places(module) for place in places for kind in kinds]
+    return kinds + (["weight_hr"] if getattr(module, "proj_size", 0) else [])
+
+
+def names_of(module: Any) -> list[str]:
+    """Return the names of the parameters that a module of its settings has."""
+    kinds = kinds_of(module)
+    return [kind + place for places in places_of(module) for place in places for kind in kinds]
 
 
 def sizes_of(module: Any) -> tuple[int, int, int, int, int]:
     """Return layers, directions, I, H and K."""
-    places = _places(module)
+    places = places_of(module)
     hidden = module.hidden_size
     width = getattr(module, "proj_size", 0) or hidden
     return len(places), len(places[0]), module.input_size, hidden, width
@@ -40,6 +45,22 @@ def _activations(module: Any, kind: str) -> list[str]:
         kind == "rnn" and module.nonlinearity == "relu"
     )
     return ["Relu"] if relu else list(gates.DEFAULT_ACTIVATIONS[kind])
+
+
+def attributes_of(module: Any, kind: str, directions: int) -> dict[str, Attr]:
+    """Return the attributes of the Recurrent node of one layer."""
+    activations = _activations(module, kind) * directions
+    attrs: dict[str, Attr] = {
+        "cell": kind,
+        "hidden_size": module.hidden_size,
+        "direction": "bidirectional" if directions == 2 else "forward",
+        "activations": activations,
+        "activation_alpha": [0.0] * len(activations),
+        "activation_beta": [0.0] * len(activations),
+    }
+    if kind == "gru":
+        attrs.update(reset="after", update="keep")
+    return attrs
 
 
 def spec_of(module: Any, kind: str, is_cell: bool) -> ModelSpec:
@@ -53,24 +74,14 @@ def spec_of(module: Any, kind: str, is_cell: bool) -> ModelSpec:
         Its output is its next h, which is then no output of its own.
     """
     _, directions, features, hidden, width = sizes_of(module)
-    activations = _activations(module, kind) * directions
-    attrs: dict[str, Attr] = {
-        "cell": kind,
-        "hidden_size": hidden,
-        "direction": "bidirectional" if directions == 2 else "forward",
-        "activations": activations,
-        "activation_alpha": [0.0] * len(activations),
-        "activation_beta": [0.0] * len(activations),
-    }
-    if kind == "gru":
-        attrs.update(reset="after", update="keep")
+    attrs = attributes_of(module, kind, directions)
     tensors: dict[str, Any] = {"axis": np.array([1], np.int64)}
     tensors["merged"] = np.array([0, 0, directions * width], np.int64)
     x: list[Dim] = ["T", "N", features]
     inputs, outputs = [Port("x", "float32", tuple(x))], []
     nodes: list[Node] = []
     value = "x"
-    for layer, places in enumerate(_places(module)):
+    for layer, places in enumerate(places_of(module)):
         operands = _operands(module, kind, places)
         tensors.update({f"{name}{layer}": array for name, array in operands.items()})
         named = {name: f"{name}{layer}" for name in operands}
@@ -100,23 +111,29 @@ def spec_of(module: Any, kind: str, is_cell: bool) -> ModelSpec:
     return ModelSpec(Graph(inputs, outputs, nodes), tensors)
 
 
-def _operands(module: Any, kind: str, places: tuple[str, ...]) -> dict[str, Any]:
-    """Return W, R, B and the projection of the directions of one layer."""
+def operands_of(ways: list[dict[str, Any]], kind: str, hidden: int) -> dict[str, Any]:
+    """Return W, R, B and the projection of one layer.
+
+    Parameters
+    ----------
+    ways : of each direction its arrays by the names of ``kinds_of``
+    """
     found: dict[str, list[Any]] = {}
-    for place in places:
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        parts = {name: _array(module, name + place) for name in kinds}
+    for parts in ways:
         found.setdefault("W", []).append(gates.weights(parts["weight_ih"], kind, "torch"))
         found.setdefault("R", []).append(gates.weights(parts["weight_hh"], kind, "torch"))
-        size = gates.GATES[kind] * module.hidden_size
-        bias = gates.biases(kind, "torch", size, parts["bias_ih"], parts["bias_hh"])
+        size = gates.GATES[kind] * hidden
+        bias = gates.biases(kind, "torch", size, parts.get("bias_ih"), parts.get("bias_hh"))
         if bias is not None:
             found.setdefault("B", []).append(bias)
-        if parts["weight_hr"] is not None:
+        if "weight_hr" in parts:
             found.setdefault("projection", []).append(parts["weight_hr"])
     return {name: np.stack(arrays) for name, arrays in found.items()}
 
 
-def _array(module: Any, name: str) -> Any:
-    parameter = module._parameters.get(name)
-    return None if parameter is None else parameter.detach().numpy()
+def _operands(module: Any, kind: str, places: tuple[str, ...]) -> dict[str, Any]:
+    ways = [
+        {name: module._parameters[name + place].detach().numpy() for name in kinds_of(module)}
+        for place in places
+    ]
+    return operands_of(ways, kind, module.hidden_size)
