@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253
-from torch.autograd.function import once_differentiable  # noqa: TID253
 
 from gruengine import torch_spec
 from gruengine._core import RecurrentTraining
 from gruengine.converters import gates
+from gruengine.errors import UnsupportedError
 
 Array = np.ndarray[Any, Any]
 
@@ -104,8 +104,12 @@ class _Layer(torch.autograd.Function):
         return tuple(torch.from_numpy(one) for one in (y, *after) if one is not None)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *upstream: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise UnsupportedError(
+                "create_graph=True asks for gradients of gradients, which the engine does not "
+                "compute; gruengine.torch.revert(module) lets PyTorch do it"
+            )
         _ = ctx.saved_tensors
         outer = [None if one is None else one.contiguous().numpy() for one in upstream]
         wants = ctx.needs_input_grad[1]
