@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("bound", "cases", "catalogue", "onnx_cell", "peers", "plot", "report", "run", "timing")
+MODULES = (
+    "bound",
+    "cases",
+    "catalogue",
+    "onnx_cell",
+    "peers",
+    "plot",
+    "report",
+    "run",
+    "timing",
+    "training",
+)
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +187,20 @@ def test_plots_are_drawn(benchmarks, tmp_path):
         assert file.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="nothing to draw"):
         benchmarks.plot.save({"cpu": "some", "rows": []}, tmp_path)
+
+
+def test_training_is_timed_beside_torch(benchmarks, tmp_path, monkeypatch, capsys):
+    training = benchmarks.training
+    small = training.Training("GRU", 3, 4, 5, 2, 2)
+    monkeypatch.setattr(training, "CASES", (small,))
+    monkeypatch.setitem(training.MODES, "quick", (3, 0.001))
+    file = tmp_path / "training.json"
+    assert training.main(["--json", str(file), "--threads", "1", "2"]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["threads"] for row in rows] == [1, 2]
+    assert all(row["ours"] > row["bound"] > 0 for row in rows)
+    assert file.with_suffix(".md").read_text() in capsys.readouterr().out
+    # Products of two layers, 2 operations each; the input needs no gradient.
+    macs = 5 * 2 * 3 * (3 * 4 * (3 + 4) + 3 * 4 * (4 + 4)) - 5 * 2 * 3 * 4 * 3
+    gflops = benchmarks.bound.REFERENCE.gflops["float32"]
+    assert small.bound(1) == pytest.approx(2 * macs / (gflops * 1e9))

@@ -14,7 +14,8 @@
 
 namespace gruengine {
 
-// c = init + a b: one chain of fused multiply-adds per element, in ascending k.
+// c = init + a b. By rows: one chain of fused multiply-adds per element, in ascending k from init.
+// By columns: that chain from zero, added to c, and init is c itself or nullptr.
 struct ProductArgs {
   int64_t m, n;
   int64_t k;  // of one run

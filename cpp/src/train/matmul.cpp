@@ -13,11 +13,6 @@ namespace {
 // Products of fewer multiplications are done before another thread is awake.
 constexpr int64_t kWorthThreads = 2'000'000;
 
-const std::shared_ptr<BufferPool>& scratch() {
-  static const auto pool = std::make_shared<BufferPool>();
-  return pool;
-}
-
 // Blocks [begin, end) of b [n, k] as a matrix of k rows.
 void pack_transposed(const float* b, const TrainPanels& form, int64_t begin, int64_t end,
                      float* to) {
@@ -46,9 +41,8 @@ void multiply_rows(const Matmul& p, const KernelTable& kernels, const TrainPanel
   args.n = p.n;
   args.k = p.k;
   args.runs = 1;
-  args.by_columns = p.a_transposed;
-  args.a = p.a_transposed ? p.a + first : p.a + first * p.k;
-  args.lda = p.a_transposed ? p.m : p.k;
+  args.a = p.a + first * p.k;
+  args.lda = p.k;
   args.b = packed;
   args.block_stride = form.block_stride();
   args.nv = form.nv();
@@ -60,6 +54,16 @@ void multiply_rows(const Matmul& p, const KernelTable& kernels, const TrainPanel
   if (args.m > 0) kernels.train->product(args);
 }
 
+void start_rows(const Matmul& p) {
+  for (int64_t i = 0; i < p.m; ++i) {
+    if (p.bias != nullptr) {
+      copy(p.c + i * p.n, p.bias, p.n);
+    } else {
+      clear(p.c + i * p.n, p.n);
+    }
+  }
+}
+
 }  // namespace
 
 void matmul(const Matmul& p, int num_threads) {
@@ -67,8 +71,9 @@ void matmul(const Matmul& p, int num_threads) {
   const FlushDenormals flush;
   const KernelTable& table = kernels();
   const TrainPanels form{p.k, p.n, table.width};
-  const Lease packed(scratch(), static_cast<size_t>(form.floats()) * sizeof(float));
-  const bool sums = p.a_transposed && p.bias == nullptr && p.k > 0;
+  const Lease packed(static_cast<size_t>(form.floats()) * sizeof(float));
+  const bool adds = p.accumulate || p.bias != nullptr || p.k == 0;
+  if (p.a_transposed && adds && !p.accumulate) start_rows(p);
   const int threads = p.m * p.n * p.k < kWorthThreads ? 1 : num_threads;
   run_team(threads, [&](Team& team) {
     const int64_t begin = team.begin(form.blocks()), end = team.end(form.blocks());
@@ -78,8 +83,8 @@ void matmul(const Matmul& p, int num_threads) {
       pack_rows(p.b, p.n, form, begin, end, packed.floats());
     }
     team.barrier();
-    if (sums) {
-      transposed_product(table, p.a, p.m, p.m, packed.floats(), form, p.accumulate, p.c, team);
+    if (p.a_transposed) {
+      transposed_product(table, p.a, p.m, p.m, packed.floats(), form, adds, p.c, team);
     } else {
       multiply_rows(p, table, form, packed.floats(), team);
     }

@@ -125,7 +125,6 @@ RecurrentTraining::RecurrentTraining(const RecurrentAttributes& attributes, int6
   impl->D = attributes.direction == "bidirectional" ? 2 : 1;
   impl->reverse_first = attributes.direction == "reverse";
   impl->threads = num_threads;
-  impl->pool = std::make_shared<BufferPool>();
   const size_t per = attributes.cell == "rnn" ? 1 : attributes.cell == "lstm" ? 3 : 2;
   const auto functions = activations_of(attributes, per, static_cast<size_t>(impl->D));
   for (size_t d = 0; d < static_cast<size_t>(impl->D); ++d) {

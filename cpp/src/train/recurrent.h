@@ -44,7 +44,6 @@ struct RecurrentTraining::Impl {
   int64_t G, I, H, D;
   bool reverse_first;
   int threads;
-  std::shared_ptr<BufferPool> pool;
 
   bool reverse(int64_t d) const { return d == 1 || reverse_first; }
   int64_t width() const { return kernels->width; }

@@ -16,7 +16,7 @@ class DirectionBackward {
   void run();
 
  private:
-  Lease take(int64_t n) const { return Lease(layer_.pool, static_cast<size_t>(n) * sizeof(float)); }
+  Lease take(int64_t n) const { return Lease(static_cast<size_t>(n) * sizeof(float)); }
   int64_t rows() const { return T_ * N_; }
   bool worth_threads() const { return rows() * layer_.G * H_ * (I_ + K_) > 2'000'000; }
   TrainPanels form_of(const TrainPhase& phase) const {

@@ -35,9 +35,7 @@ class DirectionForward {
         S_(layer.layout.slots),
         panels_(layer.panels()),
         reverse_(layer.reverse(d)) {
-    const auto take = [&](int64_t n) {
-      return Lease(layer.pool, static_cast<size_t>(n) * sizeof(float));
-    };
+    const auto take = [&](int64_t n) { return Lease(static_cast<size_t>(n) * sizeof(float)); };
     const bool projected = tape.weights.projection != nullptr;
     own_.slots = take(panels_ * T_ * N_ * S_ * V_);
     own_.h = take((T_ + 1) * N_ * K_);
@@ -337,7 +335,7 @@ void sort_rows(RecurrentTape::Data& tape, const int64_t* lengths) {
 
 void gather_inputs(RecurrentTape::Data& tape, const Impl& layer) {
   const int64_t T = tape.T, N = tape.N, I = layer.I;
-  tape.sorted_x = Lease(layer.pool, static_cast<size_t>(T * N * I) * sizeof(float));
+  tape.sorted_x = Lease(static_cast<size_t>(T * N * I) * sizeof(float));
   float* to = tape.sorted_x.floats();
   for (int64_t t = 0; t < T; ++t) {
     for (int64_t i = 0; i < N; ++i) {

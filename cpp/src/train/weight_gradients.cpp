@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Gradients of weights: products over all steps and rows at once. Each element is one chain in
-// ascending rows; blocks of rows choose only when it is continued.
+// Gradients of weights: products over all steps and rows at once. Each element is the sum, in
+// order, of the chains of blocks of kRows rows.
 #include <algorithm>
 
 #include "train/recurrent.h"
