@@ -23,12 +23,15 @@ from gruengine.conversion import convert, from_torch, verify
 from gruengine.converters.base import ConversionError, ConversionReport
 from gruengine.errors import (
     DivergenceError,
+    DeadlineError,
     FileAccessError,
     GruEngineError,
     InternalError,
     InvalidInputError,
     InvalidTypeError,
     ModelFileError,
+    Overloaded,
+    SchedulerClosedError,
     StreamBusyError,
     UnsupportedError,
 )
@@ -47,6 +50,7 @@ from gruengine.layers import (
     Softmax,
 )
 from gruengine.model import Model, Signature, Stream, Streamable, load
+from gruengine.pool import Pool
 from gruengine.runtime import info, isa
 from gruengine.spec import ModelSpec
 
@@ -65,6 +69,7 @@ __all__ = [
     "Activation",
     "ConversionError",
     "ConversionReport",
+    "DeadlineError",
     "Dense",
     "DivergenceError",
     "Dropout",
@@ -80,6 +85,9 @@ __all__ = [
     "ModelFileError",
     "ModelSpec",
     "Pass",
+    "Overloaded",
+    "Pool",
+    "SchedulerClosedError",
     "Sequential",
     "Signature",
     "Softmax",

@@ -28,6 +28,18 @@ class StreamBusyError(GruEngineError, RuntimeError):
     """A stream used by two callers at once."""
 
 
+class Overloaded(GruEngineError, RuntimeError):  # noqa: N818
+    """No room: every place of a pool is taken, or the queue of a scheduler is full."""
+
+
+class DeadlineError(GruEngineError, TimeoutError):
+    """A step that was not begun in the time it was given; the state is unchanged."""
+
+
+class SchedulerClosedError(GruEngineError, RuntimeError):
+    """A scheduler that was shut down takes no more steps."""
+
+
 class FileAccessError(GruEngineError, OSError):
     """The operating system refused to open, read or write a file."""
 

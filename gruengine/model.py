@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,11 @@ from gruengine._stream import Stream
 from gruengine.conversion import load_model
 from gruengine.converters import is_model_file
 from gruengine.errors import InvalidInputError, InvalidTypeError, UnsupportedError
+from gruengine.model_state import as_input, check_mapping, pack_state, unpack_state
 from gruengine.spec import ModelSpec, Port
+
+if TYPE_CHECKING:
+    from gruengine.pool import Pool
 
 __all__ = ["Model", "Signature", "Stream", "Streamable", "load"]
 
@@ -159,10 +163,10 @@ class Model:
             A missing or unknown name, a wrong shape or dtype.
         """
         names = [port.name for port in self.signature.inputs]
-        _check_mapping("inputs", inputs)
+        check_mapping("inputs", inputs)
         if set(inputs) != set(names):
             raise InvalidInputError(f"got inputs {sorted(inputs)}; the model has {sorted(names)}")
-        arrays = [_as_input(port, inputs[port.name]) for port in self.signature.inputs]
+        arrays = [as_input(port, inputs[port.name]) for port in self.signature.inputs]
         results = self._core.run(arrays)
         return dict(zip((p.name for p in self.signature.outputs), results, strict=True))
 
@@ -231,19 +235,38 @@ class Model:
         """
         return Stream(self, batch_size, dict(sizes or {}))
 
+    def pool(self, capacity: int, sizes: Mapping[str, int] | None = None) -> Pool:
+        """Open a pool: many streams, any subset of them stepped as one batch.
+
+        Parameters
+        ----------
+        capacity : int
+            Streams that can be open at once, up to 2**24. Their memory is taken now.
+        sizes : dict of str to int, optional
+            Values of other named sizes.
+
+        Raises
+        ------
+        UnsupportedError
+            The model does not stream, or its rows depend on one another: the message says where.
+        """
+        from gruengine.pool import Pool
+
+        return Pool(self, capacity, dict(sizes or {}))
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _run(self, x: Any, state: Mapping[str, Any] | None, lengths: Any) -> tuple[Any, State]:
         arrays = self._arrange(x)
         layout = self._core.state_layout([list(array.shape) for array in arrays])
-        block = None if state is None else _pack_state(layout, state)
+        block = None if state is None else pack_state(layout, state)
         rows = None if lengths is None else _as_lengths(lengths)
         results, after = self._core.run_from(arrays, rows, block)
         if rows is not None:
             for port, result in zip(self.signature.outputs, results, strict=True):
                 if port.name in self._free_outputs:
                     self._blank_past(port, result, rows)
-        return self._free(results), _unpack_state(layout, after or b"")
+        return self._free(results), unpack_state(layout, after or b"")
 
     def _free(self, results: list[Array]) -> Any:
         """Return the outputs that are no states: one array, or several by name."""
@@ -270,7 +293,7 @@ class Model:
         arrays = []
         for port in self.signature.inputs:
             if port.name in given:
-                arrays.append(_as_input(port, given[port.name]))
+                arrays.append(as_input(port, given[port.name]))
             else:
                 arrays.append(np.empty((0,), port.dtype))
         return arrays
@@ -342,22 +365,6 @@ def check_compute_type(compute_type: str | None) -> str | None:
     return compute_type if compute_type != "auto" else "float32"
 
 
-def _as_input(port: Port, value: Any) -> Array:
-    """``value`` as a C-contiguous array of the port's dtype, by safe conversions alone."""
-    array = np.asarray(value)
-    wanted = np.dtype(port.dtype)
-    if array.dtype != wanted:
-        narrows_floats = wanted.kind == "f" and array.dtype.kind == "f"
-        if not (narrows_floats or np.can_cast(array.dtype, wanted, "same_kind")):
-            raise InvalidTypeError(f"input {port.name!r} is {array.dtype}; it must be {port.dtype}")
-    return np.ascontiguousarray(array, wanted).reshape(array.shape)
-
-
-def _check_mapping(what: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise InvalidTypeError(f"{what} is {type(value).__name__}; it must be a dict by name")
-
-
 def _as_lengths(lengths: Any) -> list[int]:
     array = np.asarray(lengths)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -365,35 +372,3 @@ def _as_lengths(lengths: Any) -> list[int]:
             f"lengths has shape {array.shape} and dtype {array.dtype}; it must be [N] integers"
         )
     return [int(length) for length in array]
-
-
-Layout = list[tuple[str, str, tuple[int, ...], int]]
-
-
-def _pack_state(layout: Layout, state: Mapping[str, Any]) -> bytes:
-    names = [name for name, *_ in layout]
-    _check_mapping("state", state)
-    if set(state) != set(names):
-        raise InvalidInputError(f"got states {sorted(state)}; the model has {sorted(names)}")
-    end = max((at + _nbytes(dtype, shape) for _, dtype, shape, at in layout), default=0)
-    block = bytearray(-(-end // 64) * 64)
-    for name, dtype, shape, at in layout:
-        array = _as_input(Port(name, dtype, shape), state[name])
-        if array.shape != tuple(shape):
-            raise InvalidInputError(
-                f"state {name!r} has shape {array.shape}; it must be {tuple(shape)}"
-            )
-        block[at : at + array.nbytes] = array.tobytes()
-    return bytes(block)
-
-
-def _unpack_state(layout: Layout, block: bytes) -> State:
-    state = {}
-    for name, dtype, shape, at in layout:
-        size = _nbytes(dtype, shape)
-        state[name] = np.frombuffer(block[at : at + size], dtype).reshape(shape).copy()
-    return state
-
-
-def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize

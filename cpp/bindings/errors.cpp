@@ -25,6 +25,12 @@ const char* class_of(ErrorCode code) {
       return "StreamBusyError";
     case ErrorCode::kIo:
       return "FileAccessError";
+    case ErrorCode::kOverloaded:
+      return "Overloaded";
+    case ErrorCode::kDeadline:
+      return "DeadlineError";
+    case ErrorCode::kClosed:
+      return "SchedulerClosedError";
     case ErrorCode::kInterrupted:
     case ErrorCode::kInternal:
       break;

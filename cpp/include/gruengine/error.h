@@ -18,6 +18,9 @@ enum class ErrorCode {
   kIo,               // the operating system refused
   kInternal,         // a broken invariant: a bug in gruengine
   kInterrupted,      // a run was asked to stop
+  kOverloaded,       // no room: a full pool or queue
+  kDeadline,         // not done in the time given
+  kClosed,           // a scheduler that was shut down
 };
 
 // Every error the library raises: what it got and what it allows, in one message.

@@ -22,6 +22,7 @@ struct PlanRequest {
   bool stateful = false;     // recurrent states and state pairs live in a state block
   bool lengths = false;      // recurrent nodes over time stop each row at its length
   int64_t marked = 0;        // > 0: the streaming analysis; the size given to the time symbol
+  std::vector<int> axes;     // in place of `time`: the axis of each input that is time, -1: none
   auto operator<=>(const PlanRequest&) const = default;
 };
 

@@ -67,6 +67,12 @@ std::shared_ptr<const Plan> Planner::build() {
   return plan_;
 }
 
+bool Planner::is_time(size_t input, size_t axis) const {
+  if (!request_.axes.empty()) return request_.axes[input] == static_cast<int>(axis);
+  const Port& port = source_.graph.inputs[input];
+  return !request_.time.empty() && port.shape[axis].symbol == request_.time;
+}
+
 void Planner::declare_inputs() {
   const auto& ports = source_.graph.inputs;
   for (size_t i = 0; i < ports.size(); ++i) {
@@ -75,7 +81,7 @@ void Planner::declare_inputs() {
     value.dims = request_.inputs[i];
     const int64_t bytes = count(value.dims) * size_of(value.dtype);
     for (size_t axis = 0; axis < ports[i].shape.size(); ++axis) {
-      if (request_.time.empty() || ports[i].shape[axis].symbol != request_.time) continue;
+      if (!is_time(i, axis)) continue;
       if (value.time.kind == Time::kFrames) fail_frames("", ports[i].name + " has two time axes");
       value.time = frames(static_cast<int>(axis));
       frames_ = value.dims[axis];
@@ -169,7 +175,10 @@ void Planner::plan_if(const Node& node) {
     throw Error(ErrorCode::kUnsupported,
                 label(node) + ": its condition depends on data; it must follow from shapes alone");
   }
-  if (condition.sized_by_time) fail_frames(label(node), "branches on the number of frames");
+  // Rows may branch: the pool compares the plans of all numbers of rows with this one.
+  if (condition.sized_by_time && request_.axes.empty()) {
+    fail_frames(label(node), "branches on the number of frames");
+  }
   if (++depth_ > kMaxDepth) {
     throw Error(ErrorCode::kInvalidFile, label(node) + ": subgraphs nest deeper than 32");
   }

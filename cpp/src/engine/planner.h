@@ -72,6 +72,7 @@ class Planner {
   // Adds an array to the state block and returns its slot.
   Slot state_slot(const std::string& name, DType dtype, const Dims& dims, const void* initial);
   bool is_state_input(const std::string& name) const;
+  bool is_time(size_t input, size_t axis) const;
   void fail_frames(const std::string& node, const std::string& why);
 
   const PlanSource& source_;
