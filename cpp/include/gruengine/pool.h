@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "gruengine/export.h"
 #include "gruengine/model.h"
 
 namespace gruengine {
@@ -30,7 +31,7 @@ struct PoolPort {
 
 // Belongs to one caller at a time: a second concurrent call throws Error(kBusy). A call that throws
 // leaves every stream as it was. A step gives each stream the bits of a stream of its own.
-class Pool {
+class GRUENGINE_API Pool {
  public:
   // `capacity`: streams that can be open at once. `sizes` gives values to symbols beside rows and
   // time. Throws Error(kUnsupported) when the model does not stream or its rows depend on one

@@ -53,7 +53,7 @@ using StepCallback = void (*)(void* context, const Error* error);
 // while the step waited), kOverloaded (the queue is full), kDeadline, kClosed (shut down),
 // kUnsupported (a child of fork: it has no workers), or what the model refused: then its state is
 // unchanged.
-class Scheduler {
+class GRUENGINE_API Scheduler {
  public:
   // Throws as Pool does, and Error(kInvalidArgument) for options out of range.
   Scheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options);
@@ -96,6 +96,7 @@ class Scheduler {
 };
 
 // In the text format of Prometheus. `labels` such as `model="a"` are put into every line.
-std::string to_prometheus(const SchedulerMetrics& metrics, const std::string& labels = "");
+GRUENGINE_API std::string to_prometheus(const SchedulerMetrics& metrics,
+                                        const std::string& labels = "");
 
 }  // namespace gruengine

@@ -29,6 +29,12 @@ gru_status status_of(ErrorCode code) {
       return GRU_IO;
     case ErrorCode::kInterrupted:
       return GRU_INTERRUPTED;
+    case ErrorCode::kOverloaded:
+      return GRU_OVERLOADED;
+    case ErrorCode::kDeadline:
+      return GRU_DEADLINE;
+    case ErrorCode::kClosed:
+      return GRU_CLOSED;
     case ErrorCode::kInternal:
       break;
   }
@@ -81,8 +87,9 @@ const char* gru_last_error(void) noexcept { return gruengine::c_api::message().c
 
 const char* gru_status_name(gru_status status) noexcept {
   constexpr const char* kNames[] = {
-      "ok",   "invalid argument", "invalid type", "invalid file", "unsupported",
-      "busy", "I/O error",        "internal",     "no memory",    "interrupted"};
+      "ok",         "invalid argument", "invalid type", "invalid file", "unsupported",
+      "busy",       "I/O error",        "internal",     "no memory",    "interrupted",
+      "overloaded", "deadline",         "closed"};
   constexpr auto kCount = static_cast<gru_status>(sizeof kNames / sizeof *kNames);
   return status >= 0 && status < kCount ? kNames[status] : "unknown status";
 }
