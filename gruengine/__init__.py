@@ -52,6 +52,7 @@ from gruengine.layers import (
 from gruengine.model import Model, Signature, Stream, Streamable, load
 from gruengine.pool import Pool
 from gruengine.runtime import info, isa
+from gruengine.scheduler import Scheduler
 from gruengine.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ __all__ = [
     "Pass",
     "Overloaded",
     "Pool",
+    "Scheduler",
     "SchedulerClosedError",
     "Sequential",
     "Signature",

@@ -2,13 +2,14 @@
 // The test harness: CHECK counts and prints failures, REPORT ends main().
 #pragma once
 
+#include <atomic>
 #include <cstdio>
 
 namespace gruengine::test {
 
 struct Counts {
-  long checks = 0;
-  long failures = 0;
+  std::atomic<long> checks{0};
+  std::atomic<long> failures{0};
 };
 
 inline Counts& counts() {
@@ -30,9 +31,9 @@ inline Counts& counts() {
     }                                                                      \
   } while (false)
 
-#define REPORT()                                                     \
-  [] {                                                               \
-    const auto& c = gruengine::test::counts();                       \
-    std::printf("%ld checks, %ld failures\n", c.checks, c.failures); \
-    return c.failures == 0 && c.checks > 0 ? 0 : 1;                  \
+#define REPORT()                                                                   \
+  [] {                                                                             \
+    const auto& c = gruengine::test::counts();                                     \
+    std::printf("%ld checks, %ld failures\n", c.checks.load(), c.failures.load()); \
+    return c.failures == 0 && c.checks > 0 ? 0 : 1;                                \
   }()

@@ -36,6 +36,7 @@ struct SchedulerMetrics {
   int64_t max_queued = 0;
   int64_t opened = 0, closed = 0, evicted = 0;
   int64_t steps = 0, failed = 0, overloaded = 0, expired = 0, batches = 0;
+  int64_t rows = 0;  // of all batches
   // batch_sizes[k]: batches of up to 2^k rows and more than 2^(k-1).
   int64_t batch_sizes[kBuckets] = {};
   // latency[k]: steps answered within 2^k microseconds of being given, and not within 2^(k-1).

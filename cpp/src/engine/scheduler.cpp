@@ -279,6 +279,7 @@ void Scheduler::Impl::execute(Runner& runner, Lock& lock) {
     lock.lock();
     const auto now = Clock::now();
     ++metrics.batches;
+    metrics.rows += rows;
     ++metrics.batch_sizes[bucket_of(rows)];
     for (size_t i = 0; i < runner.taken.size(); ++i) {
       Request* request = runner.taken[i];

@@ -12,8 +12,8 @@ class Text {
   explicit Text(const std::string& labels) : labels_(labels) {}
 
   void head(const std::string& name, const char* kind, const char* help) {
-    text_ += "# HELP gruengine_" + name + " " + help + "\n# TYPE gruengine_" + name + " " + kind +
-             "\n";
+    text_ +=
+        "# HELP gruengine_" + name + " " + help + "\n# TYPE gruengine_" + name + " " + kind + "\n";
   }
   void line(const std::string& name, const std::string& value, const std::string& more = "") {
     std::string labels = labels_;
@@ -65,8 +65,8 @@ std::string to_prometheus(const SchedulerMetrics& m, const std::string& labels) 
   text.number("failed_steps_total", "counter", "Steps answered with an error.", m.failed);
   text.number("overloaded_total", "counter", "Steps refused by a full queue.", m.overloaded);
   text.number("expired_steps_total", "counter", "Steps not begun in time.", m.expired);
-  double rows = static_cast<double>(m.steps);
-  text.histogram("batch_rows", "Rows of the batches.", m.batch_sizes, 1.0, rows);
+  text.histogram("batch_rows", "Rows of the batches.", m.batch_sizes, 1.0,
+                 static_cast<double>(m.rows));
   text.histogram("latency_seconds", "From a step's call to its answer.", m.latency, 1e-6,
                  m.latency_seconds);
   return text.take();

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+# What each method takes and gives stands in _scheduler.pyx and scheduler.py.
+from typing import Any
+
+import numpy as np
+
+from gruengine.model import Model
+from gruengine.pool_ports import PortInfo
+
+_Array = np.ndarray[Any, Any]
+
+class SchedulerCore:
+    @property
+    def model(self) -> Model: ...
+    @property
+    def inputs(self) -> tuple[PortInfo, ...]: ...
+    @property
+    def outputs(self) -> tuple[PortInfo, ...]: ...
+    @property
+    def is_open(self) -> bool: ...
+    def __len__(self) -> int: ...
+    def open(self, state: bytes | None = ...) -> int: ...
+    def close(self, id: int) -> None: ...  # noqa: A002
+    def ids(self) -> _Array: ...
+    def get_state(self, id: int) -> bytes: ...  # noqa: A002
+    def set_state(self, id: int, state: bytes) -> None: ...  # noqa: A002
+    # A dict by name where the model has several inputs or outputs.
+    def step(self, id: int, x: Any, out: Any = ..., timeout: float | None = ...) -> Any: ...  # noqa: A002
+    def shutdown(self, drain: bool = ...) -> None: ...
+    def metrics(self) -> dict[str, Any]: ...
+    def prometheus(self, labels: dict[str, str] | None = ...) -> str: ...
+    def _step_arrays(
+        self,
+        id: int,  # noqa: A002
+        x: list[_Array],
+        out: list[_Array],
+        timeout_us: int,
+    ) -> None: ...
+
+class Mailbox:
+    def __init__(self, scheduler: SchedulerCore, fd: int) -> None: ...
+    def __len__(self) -> int: ...
+    def submit(
+        self,
+        id: int,  # noqa: A002
+        x: list[_Array],
+        out: list[_Array],
+        timeout_us: int,
+        holder: Any,
+    ) -> None: ...
+    def collect(self) -> list[tuple[Any, Exception | None]]: ...
+
+def microseconds(seconds: float | None) -> int: ...
