@@ -22,8 +22,8 @@ from gruengine.accuracy import accuracy
 from gruengine.conversion import convert, from_torch, verify
 from gruengine.converters.base import ConversionError, ConversionReport
 from gruengine.errors import (
-    DivergenceError,
     DeadlineError,
+    DivergenceError,
     FileAccessError,
     GruEngineError,
     InternalError,
@@ -85,8 +85,8 @@ __all__ = [
     "Model",
     "ModelFileError",
     "ModelSpec",
-    "Pass",
     "Overloaded",
+    "Pass",
     "Pool",
     "Scheduler",
     "SchedulerClosedError",
