@@ -7,90 +7,34 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libcpp cimport bool as cbool
-from libcpp.map cimport map as cmap
 from libcpp.string cimport string
 from libcpp.vector cimport vector
-
-import sys
 
 import numpy as np
 
 cimport numpy as cnp
 
-from gruengine._engine cimport DType, ModelPtr, name_of, raise_python_error
+from gruengine._engine cimport DType, ModelPtr, name_of
+from gruengine._engine_scheduler cimport (
+    CppMailbox,
+    CppScheduler,
+    MailboxAnswer,
+    PoolPort,
+    SchedulerMetrics,
+    SchedulerOptions,
+    call_on_batch,
+    call_on_evict,
+    to_prometheus,
+)
 
 from gruengine.errors import InvalidTypeError
 from gruengine.pool_ports import PortInfo
 
 cnp.import_array()
 
-cdef extern from "gruengine/pool.h" namespace "gruengine":
-    cdef cppclass PoolPort:
-        string name
-        DType dtype
-        vector[int64_t] dims
-        int row_axis
-        int time_axis
-
-cdef extern from "gruengine/scheduler.h" namespace "gruengine":
-    cdef cppclass SchedulerOptions:
-        int64_t max_streams
-        int64_t max_batch
-        int64_t max_wait_us
-        int num_threads
-        int64_t max_queue
-        int64_t idle_timeout_us
-        cmap[string, int64_t] sizes
-
-    cdef cppclass SchedulerMetrics:
-        int64_t streams, queued, running, max_queued
-        int64_t opened, closed, evicted
-        int64_t steps, failed, overloaded, expired, batches, rows
-        int64_t batch_sizes[32]
-        int64_t latency[32]
-        double latency_seconds
-
-    cdef cppclass CppScheduler "gruengine::Scheduler":
-        CppScheduler(ModelPtr, const SchedulerOptions&) except +raise_python_error
-        const SchedulerOptions& options()
-        const vector[PoolPort]& inputs()
-        const vector[PoolPort]& outputs()
-        cbool is_open() nogil
-        int64_t open() except +raise_python_error nogil
-        int64_t open(const uint8_t*, size_t) except +raise_python_error nogil
-        void close(int64_t) except +raise_python_error nogil
-        vector[int64_t] ids() except +raise_python_error nogil
-        vector[uint8_t] get_state(int64_t) except +raise_python_error nogil
-        void set_state(int64_t, const uint8_t*, size_t) except +raise_python_error nogil
-        void step(int64_t, const void* const*, void* const*, int64_t) except +raise_python_error nogil
-        void shutdown(cbool) except +raise_python_error nogil
-        SchedulerMetrics metrics() except +raise_python_error nogil
-
-    string to_prometheus(const SchedulerMetrics&, const string&)
-
-cdef extern from "scheduler_mailbox.h" namespace "gruengine":
-    ctypedef void (*EvictCall)(void*, int64_t, const uint8_t*, size_t) noexcept
-    ctypedef int (*BatchCall)(void*, int64_t, string*) noexcept
-    void call_on_evict(SchedulerOptions&, EvictCall, void*)
-    void call_on_batch(SchedulerOptions&, BatchCall, void*)
-
-    cdef cppclass MailboxAnswer "gruengine::Mailbox::Answer":
-        uint64_t key
-        cbool failed
-
-    cdef cppclass CppMailbox "gruengine::Mailbox":
-        CppMailbox(int)
-        void submit(CppScheduler&, uint64_t, int64_t, const void* const*, void* const*, int64_t) except +raise_python_error nogil
-        vector[MailboxAnswer] collect()
-        void raise_error "raise_error" (const MailboxAnswer&) except +raise_python_error
-
-
+# An exception is shown as ignored: a worker has no caller to raise it to.
 cdef void evict(void* function, int64_t id, const uint8_t* state, size_t size) noexcept with gil:  # noqa: A002
-    blob = PyBytes_FromStringAndSize(<const char*>state, size)
-    try:
-        (<object>function)(id, blob)
-    except BaseException:  # a worker has no caller to raise to
-        sys.unraisablehook(Unraisable(*sys.exc_info(), "on_evict of a scheduler", <object>function))
+    (<object>function)(id, PyBytes_FromStringAndSize(<const char*>state, size))
 
 
 cdef int before_batch(void* function, int64_t rows, string* why) noexcept with gil:
@@ -100,14 +44,6 @@ cdef int before_batch(void* function, int64_t rows, string* why) noexcept with g
         why[0] = f"on_batch raised {type(error).__name__}: {error}".encode()
         return 1
     return 0
-
-
-class Unraisable:
-    """What sys.unraisablehook takes."""
-
-    def __init__(self, exc_type, exc_value, exc_traceback, err_msg, object):  # noqa: A002
-        self.exc_type, self.exc_value, self.exc_traceback = exc_type, exc_value, exc_traceback
-        self.err_msg, self.object = err_msg, object
 
 
 cdef object dtype_of(DType dtype):

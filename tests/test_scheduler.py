@@ -79,7 +79,7 @@ def test_asyncio_gets_the_bits_of_streams_alone(isa: str) -> None:
         return np.array_equal(np.stack(y), alone(model, x))
 
     async def main() -> list[bool]:
-        with gr.Scheduler(model, max_streams=64, num_threads=2) as scheduler:
+        with gr.Scheduler(model, max_queue=1000, num_threads=2) as scheduler:
             return await asyncio.gather(*(client(scheduler, seed) for seed in range(50)))
 
     assert all(asyncio.run(main()))
@@ -285,9 +285,10 @@ def test_a_client_that_vanishes_leaves_nothing(model: gr.Model) -> None:
 
 
 def test_a_failed_worker_answers_everybody(model: gr.Model) -> None:
-    count = iter(range(100))
+    count, given = iter(range(100)), threading.Event()
 
     def die(_rows: int) -> None:
+        given.wait(10)
         if next(count) == 3:
             raise MemoryError("no more")
 
@@ -295,12 +296,13 @@ def test_a_failed_worker_answers_everybody(model: gr.Model) -> None:
         x = np.ones((1, F), np.float32)
         streams = [scheduler.open() for _ in range(30)]
         steps = [scheduler.step_async(stream, x) for stream in streams for _ in range(5)]
+        given.set()
         return await asyncio.gather(*steps, return_exceptions=True)
 
     scheduler = gr.Scheduler(model, max_batch=8, _on_batch=die)
     found = asyncio.run(main(scheduler))
     failed = [y for y in found if isinstance(y, gr.InternalError)]
-    assert len(failed) == 150 - 24
+    assert 150 - 24 <= len(failed) <= 150 - 17  # the first batch may be short
     assert all("MemoryError: no more" in str(error) for error in failed)
     assert not scheduler.is_open
     with pytest.raises(gr.InternalError, match="MemoryError"):

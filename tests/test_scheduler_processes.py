@@ -101,5 +101,4 @@ y = scheduler.step(stream, x)
 
 @pytest.mark.parametrize("case", ENDS)
 def test_the_interpreter_ends(case: str) -> None:
-    for _ in range(3):
-        run(ENDS[case])
+    run(ENDS[case])

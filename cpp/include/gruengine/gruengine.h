@@ -46,10 +46,10 @@ enum {
   GRU_IO = 6,               /* the operating system refused */
   GRU_INTERNAL = 7,         /* a bug in gruengine */
   GRU_NO_MEMORY = 8,
-  GRU_INTERRUPTED = 9,      /* a callback asked a run to stop */
-  GRU_OVERLOADED = 10,      /* no room: a full pool or queue */
-  GRU_DEADLINE = 11,        /* not done in the time given */
-  GRU_CLOSED = 12           /* a scheduler that was shut down */
+  GRU_INTERRUPTED = 9, /* a callback asked a run to stop */
+  GRU_OVERLOADED = 10, /* no room: a full pool or queue */
+  GRU_DEADLINE = 11,   /* not done in the time given */
+  GRU_CLOSED = 12      /* a scheduler that was shut down */
 };
 
 /* What the last call of this thread that failed said; "" when none has. Valid until the next call
