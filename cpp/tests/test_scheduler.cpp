@@ -22,7 +22,7 @@ using Input = std::vector<float>;
 std::shared_ptr<const Model> lstm() {
   size_t size = 0;
   const uint8_t* bytes = small_lstm(kInputs, kHidden, 3, &size);
-  return Model::from_memory({bytes, bytes + size}, {1});
+  return Model::from_memory({bytes, bytes + size});
 }
 
 Input draw(std::mt19937& random) {
