@@ -99,8 +99,13 @@ def test_public_headers_stand_alone():
 
 
 def test_bindings_see_the_public_headers():
-    own = r"errors\.h|register\.h|array\.h|interrupt\.h|Python\.h|unistd\.h"
+    own = r"errors\.h|register\.h|array\.h|interrupt\.h|gil\.h|Python\.h|unistd\.h"
     assert outside("bindings", rf"gruengine/\w+\.h|pybind11/\w+\.h|{own}|[a-z_]+") == []
+
+
+def test_the_gil_is_taken_in_a_way_that_survives_the_end_of_python():
+    users = [p.name for p in (CPP / "bindings").iterdir() if "gil_scoped" in p.read_text()]
+    assert users == [], "use GilRelease and GilAcquire of gil.h"
 
 
 def test_the_c_api_sees_the_public_headers():

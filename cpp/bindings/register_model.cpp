@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "gruengine/model.h"
+#include "gil.h"
 #include "register.h"
 
 namespace py = pybind11;
@@ -51,7 +52,7 @@ struct Outputs {
   explicit Outputs(size_t n) : arrays(n, py::none()) {}
   OutputAllocator allocator() {
     return [this](size_t i, DType dtype, const Dims& dims) {
-      const py::gil_scoped_acquire gil;
+      const GilAcquire gil;
       py::array array(numpy_dtype(dtype), dims);
       void* data = array.mutable_data();
       arrays[i] = std::move(array);
@@ -71,7 +72,7 @@ py::list run(const Model& model, const std::vector<py::array>& inputs) {
   Outputs outputs(model.outputs().size());
   const auto allocate = outputs.allocator();
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     model.run(views, allocate);
   }
   return py::cast(outputs.arrays);
@@ -91,7 +92,7 @@ py::tuple run_from(const Model& model, const std::vector<py::array>& inputs,
   Outputs outputs(model.outputs().size());
   const auto allocate = outputs.allocator();
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     model.run_from(views, lengths ? lengths->data() : nullptr,
                    lengths ? static_cast<int64_t>(lengths->size()) : 0, block, allocate);
   }
@@ -168,13 +169,15 @@ py::list state_pairs(const Model& model) {
 }  // namespace
 
 void register_model(py::module_& m) {
+  // pybind11 finds NumPy at the first use, which must not be in a thread that Python is ending.
+  py::dtype::of<float>();
   // pybind11 keeps shared_ptr<Model>; nothing here changes a model.
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
       .def_static(
           "open",
           [](const std::string& path, int num_threads,
              const std::optional<std::string>& compute_type) {
-            const py::gil_scoped_release release;
+            const GilRelease release;
             return std::const_pointer_cast<Model>(
                 Model::open(path, options_of(num_threads, compute_type)));
           },
@@ -185,7 +188,7 @@ void register_model(py::module_& m) {
              const std::optional<std::string>& compute_type) {
             const std::string_view view = data;
             std::vector<uint8_t> bytes(view.begin(), view.end());
-            const py::gil_scoped_release release;
+            const GilRelease release;
             return std::const_pointer_cast<Model>(
                 Model::from_memory(std::move(bytes), options_of(num_threads, compute_type)));
           },

@@ -7,6 +7,7 @@
 
 #include "array.h"
 #include "gruengine/training.h"
+#include "gil.h"
 #include "register.h"
 
 namespace py = pybind11;
@@ -105,7 +106,7 @@ struct PyTraining {
                                              lstm ? c.mutable_data() : nullptr};
     std::shared_ptr<RecurrentTape> tape;
     {
-      const py::gil_scoped_release release;
+      const GilRelease release;
       tape = layer.forward(weights, inputs, outputs);
     }
     PyTape kept{tape,          {x, w, r, b, p, projection}, T, N, K, b.has_value(),
@@ -140,7 +141,7 @@ struct PyTraining {
     to.dh0 = wanted(6, true, {D, N, K});
     to.dc0 = wanted(7, layer.is_lstm(), {D, N, H});
     {
-      const py::gil_scoped_release release;
+      const GilRelease release;
       layer.backward(*tape.tape, outputs, to);
     }
     return results;

@@ -4,6 +4,7 @@
 
 #include "array.h"
 #include "gruengine/training_math.h"
+#include "gil.h"
 #include "register.h"
 
 namespace py = pybind11;
@@ -41,7 +42,7 @@ py::array train_matmul(const py::array& a, const py::array& b, bool a_transposed
   p.c = writable<float>(c, "out");
   if (c.is(a) || c.is(b)) throw Error(ErrorCode::kInvalidArgument, "out is an operand");
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     matmul(p, num_threads);
   }
   return c;
@@ -54,7 +55,7 @@ py::array train_sum_rows(const py::array& x, OptionalArray& out, bool accumulate
   expect_shape(sums, "out", {x.shape(1)});
   const float* from = elements<float>(x, "x");
   float* to = writable<float>(sums, "out");
-  const py::gil_scoped_release release;
+  const GilRelease release;
   sum_rows(from, x.shape(0), x.shape(1), accumulate, to);
   return sums;
 }
@@ -66,7 +67,7 @@ void train_embedding_gradient(const py::array& ids, const py::array& dy, py::arr
   const auto* at = elements<int64_t>(ids, "ids");
   const float* from = elements<float>(dy, "dy");
   float* to = writable<float>(table, "table");
-  const py::gil_scoped_release release;
+  const GilRelease release;
   embedding_gradient(at, ids.shape(0), from, table.shape(1), table.shape(0), to);
 }
 
@@ -83,7 +84,7 @@ py::tuple train_cross_entropy(const py::array& logits, const py::array& targets,
   float* loss_at = losses.mutable_data();
   float* dx = gradient.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     cross_entropy(x, rows, n, target, weight, ignored, loss_at, dx);
   }
   return py::make_tuple(losses, gradient);
@@ -92,7 +93,7 @@ py::tuple train_cross_entropy(const py::array& logits, const py::array& targets,
 double train_sum_of_squares(const py::array& x) {
   const float* at = elements<float>(x, "x");
   const int64_t n = count_of(x);
-  const py::gil_scoped_release release;
+  const GilRelease release;
   return sum_of_squares(at, n);
 }
 
@@ -124,7 +125,7 @@ void train_sgd(py::array& w, const py::array& g, const OptionalArray& m, double 
   u.beta1 = momentum;
   u.beta2 = dampening;
   u.nesterov = nesterov;
-  const py::gil_scoped_release release;
+  const GilRelease release;
   sgd(u, num_threads);
 }
 
@@ -135,7 +136,7 @@ void train_rmsprop(py::array& w, const py::array& g, const py::array& v, const O
   u.beta1 = momentum;
   u.beta2 = smoothing;
   u.eps = eps;
-  const py::gil_scoped_release release;
+  const GilRelease release;
   rmsprop(u, num_threads);
 }
 
@@ -152,7 +153,7 @@ void train_adam(py::array& w, const py::array& g, const py::array& m, const py::
   u.eps = eps;
   u.decoupled = decoupled;
   u.step = step;
-  const py::gil_scoped_release release;
+  const GilRelease release;
   adam(u, num_threads);
 }
 

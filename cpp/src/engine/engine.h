@@ -5,12 +5,12 @@
 #include <list>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "engine/plan.h"
 #include "engine/planner.h"
+#include "fork_mutex.h"
 #include "gruengine/model.h"
 #include "io/model_file.h"
 #include "isa/table.h"
@@ -75,7 +75,7 @@ class Engine {
     PlanRequest request;
     std::shared_ptr<const Plan> plan;
   };
-  mutable std::mutex mutex_;
+  mutable ForkMutex mutex_;
   mutable std::list<Entry> plans_;  // newest first
   mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

@@ -154,7 +154,8 @@ void ModelFile::align(Tensor& tensor) {
 }
 
 const std::string& ModelFile::hash() const {
-  std::call_once(hash_once_, [this] { hash_ = model_hash(graph, state, tensors); });
+  const std::lock_guard lock(hash_mutex_);
+  if (hash_.empty()) hash_ = model_hash(graph, state, tensors);
   return hash_;
 }
 

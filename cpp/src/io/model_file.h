@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "fork_mutex.h"
 #include "gruengine/graph.h"
 #include "io/graph_json.h"
 #include "io/mapped_file.h"
@@ -56,7 +56,7 @@ class ModelFile {
   std::unique_ptr<MappedFile> mapping_;
   std::vector<uint8_t> memory_;
   std::vector<std::unique_ptr<uint64_t[]>> copies_;  // of tensors that lie unaligned in the file
-  mutable std::once_flag hash_once_;
+  mutable ForkMutex hash_mutex_;
   mutable std::string hash_;
 };
 
