@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Forks, exits and signals end well; ``tests/soak/processes.py`` repeats the same cases 100 times."""
+"""Forks, exits and signals end well; ``tests/soak/processes.py`` repeats the cases 100 times."""
 
 from __future__ import annotations
 

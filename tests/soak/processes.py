@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Forks, exits and signals around running models: ``python tests/soak/processes.py [RUNS] [CASE...]``.
+"""Forks, exits and signals around models: ``python tests/soak/processes.py [RUNS] [CASE...]``.
 
-Each case is a program of its own. It repeats what it is about ``runs`` times where that needs no new
-process, must end with code 0 within its time and print nothing but ``ok``.
+Each case is a program of its own. It repeats what it is about ``runs`` times where that needs no
+new process, must end with code 0 within its time and print nothing but ``ok``.
 """
 
 from __future__ import annotations
@@ -279,11 +279,12 @@ def run_case(name: str, runs: int, timeout: float = 120.0) -> None:
         path = Path(folder) / "program.py"
         end = 'if __name__ == "__main__":\n    print("ok", flush=True)\n'
         path.write_text(program + end)
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         for _ in range(1 if looped else runs):
             command = [sys.executable, str(path), str(runs), folder]
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=timeout * max(1, runs / 5),
-                check=False, cwd=folder, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+                check=False, cwd=folder, env=clean,
             )  # fmt: skip
             assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", ""), (name, done)
 

@@ -110,8 +110,9 @@ typedef struct gru_port {
   int32_t rank;
   const int64_t* dims;        /* [rank]; -1 where the size is named */
   const char* const* symbols; /* [rank]; NULL where the size is fixed */
-  int32_t time_axis;          /* of a stream's port; -1 where it has none */
-  int64_t count;              /* elements of one step of a stream; else -1 */
+  int32_t time_axis;          /* of a port of a stream or pool; -1 where it has none */
+  int32_t row_axis; /* of a port of a pool: where many streams lie side by side; else -1 */
+  int64_t count;    /* elements of one step of a stream; -1 in the ports of a model */
 } gru_port;
 
 /* A value for a size that a model leaves open. */

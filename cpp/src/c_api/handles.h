@@ -3,6 +3,7 @@
 #pragma once
 
 #include <exception>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -59,6 +60,7 @@ T& need(T* pointer, const char* what) {
 }
 
 std::vector<ConstView> views_of(const gru_array* arrays, size_t count);
+std::map<std::string, int64_t> sizes_of(const gru_size* sizes, size_t count);
 // Refuses NULL in place of an array.
 void check_pointers(const Ports& inputs, const void* const* in, const Ports& outputs,
                     void* const* out);

@@ -24,6 +24,7 @@ void Ports::add(const Port& port) {
                 kept->dims.data(),
                 kept->symbols.data(),
                 -1,
+                -1,
                 -1};
   ports_.push_back(std::move(kept));
 }
@@ -39,6 +40,7 @@ void Ports::add(const StepPort& port) {
                 kept->dims.data(),
                 kept->symbols.data(),
                 port.time_axis,
+                -1,
                 port.count};
   ports_.push_back(std::move(kept));
 }
@@ -68,6 +70,15 @@ std::vector<ConstView> views_of(const gru_array* arrays, size_t count) {
     views.push_back({array.data, static_cast<DType>(array.dtype), dims});
   }
   return views;
+}
+
+std::map<std::string, int64_t> sizes_of(const gru_size* sizes, size_t count) {
+  if (count > 0) need(sizes, "sizes");
+  std::map<std::string, int64_t> given;
+  for (size_t i = 0; i < count; ++i) {
+    given[&need(sizes[i].symbol, "sizes[].symbol")] = sizes[i].value;
+  }
+  return given;
 }
 
 void check_pointers(const Ports& inputs, const void* const* in, const Ports& outputs,

@@ -49,11 +49,7 @@ gru_status gru_stream_create(const gru_model* model, int64_t batch_size, const g
   return guarded([&] {
     need(stream, "stream") = nullptr;
     const auto& shared = need(model, "model").model;
-    if (num_sizes > 0) need(sizes, "sizes");
-    std::map<std::string, int64_t> given;
-    for (size_t i = 0; i < num_sizes; ++i) {
-      given[&need(sizes[i].symbol, "sizes[].symbol")] = sizes[i].value;
-    }
+    const auto given = gruengine::c_api::sizes_of(sizes, num_sizes);
     auto made = std::make_unique<Stream>(shared, batch_size, given);
     if (!made->ready()) {
       throw Error(ErrorCode::kInvalidArgument,
