@@ -95,6 +95,14 @@ static void test_loading_refuses(void) {
   gru_model_options options = GRU_MODEL_OPTIONS_INIT;
   options.num_threads = -3;
   REFUSED(GRU_INVALID_ARGUMENT, gru_model_load_memory(bytes, size, &options, &model), "-3");
+  options.num_threads = 2;
+  options.compute_type = "float7";
+  REFUSED(GRU_INVALID_ARGUMENT, gru_model_load_memory(bytes, size, &options, &model), "float7");
+  options.compute_type = "int8";
+  MUST(gru_model_load_memory(bytes, size, &options, &model));
+  CHECK(strcmp(gru_model_info(model, "compute_type"), "int8") == 0);
+  CHECK(gru_model_num_threads(model) == 2);
+  gru_model_free(model);
   options.size = 0;
   REFUSED(GRU_INVALID_ARGUMENT, gru_model_load_memory(bytes, size, &options, &model), "size");
 }

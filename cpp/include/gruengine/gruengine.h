@@ -128,9 +128,11 @@ typedef struct gru_model gru_model;
 typedef struct gru_model_options {
   size_t size;         /* sizeof(gru_model_options) */
   int32_t num_threads; /* of one run; 1 when it is 0 */
+  /* "float32", "bfloat16" or "int8": how products with weights are made. NULL: as the file says. */
+  const char* compute_type;
 } gru_model_options;
 
-#define GRU_MODEL_OPTIONS_INIT {sizeof(gru_model_options), 1}
+#define GRU_MODEL_OPTIONS_INIT {sizeof(gru_model_options), 1, NULL}
 
 /* Opens a model file (docs/format.md; `gruengine convert` makes them). `options` may be NULL. */
 GRUENGINE_API gru_status gru_model_load(const char* path, const gru_model_options* options,
@@ -161,8 +163,8 @@ GRUENGINE_API int32_t gru_model_streaming(const gru_model* model) GRU_NOEXCEPT;
 GRUENGINE_API const char* gru_model_streaming_reason(const gru_model* model) GRU_NOEXCEPT;
 
 /* Facts about a model: "hash" (SHA-256 of graph and weights), "provenance" (JSON: where it was
- * converted from), "isa" (chosen at load), "time" and "batch" (symbols of these sizes). NULL for
- * another key. */
+ * converted from), "isa" (chosen at load), "compute_type", "time" and "batch" (symbols of these
+ * sizes). NULL for another key. */
 GRUENGINE_API const char* gru_model_info(const gru_model* model, const char* key) GRU_NOEXCEPT;
 GRUENGINE_API int32_t gru_model_num_threads(const gru_model* model) GRU_NOEXCEPT;
 /* Bytes of packed weights. */

@@ -19,6 +19,9 @@ gruengine::ModelOptions options_of(const gru_model_options* given) {
   }
   gruengine::ModelOptions options;
   options.num_threads = own.num_threads == 0 ? 1 : own.num_threads;
+  if (own.compute_type != nullptr) {
+    options.compute_type = gruengine::compute_type_named(own.compute_type);
+  }
   return options;
 }
 
@@ -106,6 +109,7 @@ const char* gru_model_info(const gru_model* model, const char* key) noexcept {
     if (is("hash")) found = m.hash().c_str();
     if (is("provenance")) found = m.provenance().c_str();
     if (is("isa")) found = model->isa.c_str();
+    if (is("compute_type")) found = gruengine::name_of(m.compute_type());
     if (is("time")) found = m.streaming().time.c_str();
     if (is("batch")) found = m.streaming().batch.c_str();
   });
