@@ -39,7 +39,9 @@ def main() -> None:
         net.set_parameters(values)
         error = np.ones((1, UNITS), np.float32)
         flow = gr.diagnostics.gradient_flow(net, x, dy=error, weights=True)[layer.name]
-        axes.semilogy(np.arange(1, STEPS + 1), np.maximum(flow, 1e-45), color=colour, label=name)
+        axes.semilogy(
+            np.arange(1, STEPS + 1), np.where(flow > 0, flow, np.nan), color=colour, label=name
+        )
         reach = STEPS - int(np.flatnonzero(flow > 1e-3 * flow[-1])[0])
         rows.append([name, *(float(flow[t - 1] / flow[-1]) for t in (127, 118, 64, 1)), reach])
     axes.set_xlabel("step t")

@@ -155,9 +155,9 @@ class _Unrolled:
             for at, t in enumerate(steps):
                 if self.sequences or at == 0:
                     dh = dh + (own[t] if self.sequences else own)[None]
-                norms[t] = np.linalg.norm(dh)
+                norms[t] = _norm(dh)
                 dx, dW, *_, dh, dc = self.core.backward(tapes[t], None, dh, dc, True)
-                by_weights[t] = np.linalg.norm(dW)
+                by_weights[t] = _norm(dW)
                 if total is None:
                     total = np.zeros((T, *dx.shape[1:]), np.float32)
                 total[t] += dx[0]
@@ -165,6 +165,11 @@ class _Unrolled:
             self.weights.append(by_weights)
         assert total is not None
         return (total + dy if self.residual else total), ()
+
+
+def _norm(value: Array) -> float:
+    """Return the norm in float64: the squares of small float32 numbers would vanish."""
+    return float(np.linalg.norm(value.astype(np.float64)))
 
 
 def record_gates(
