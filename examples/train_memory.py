@@ -9,7 +9,10 @@ et al. 2016): five symbols of eight, then T blanks; the symbols must be repeated
 cross-entropy of 5 log(8) / (T + 10). RNN, IRNN (Le et al. 2015), LSTM and GRU train with Adam,
 64 units, rows of 32, clipped to norm 1.
 
-Result (seed 0): see the table that it writes.
+Result (seed 0, 1,000 updates, which is few): solved (a tenth of the loss of guessing) are adding by
+the IRNN at T = 20, 50 and 100 and by the GRU at 20 and 50, and copying by the RNN at T = 5. The
+LSTMs are on their way at best: adding at T = 20 at 0.21 of guessing; chrono biases help at T = 50
+(0.28 against 0.94). Nothing copies over 20 steps yet.
 """
 
 from __future__ import annotations
