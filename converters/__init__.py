@@ -24,6 +24,7 @@ __all__ = [
     "Options",
     "Reason",
     "is_model_file",
+    "is_parted_file",
     "load_source",
     "read",
     "read_file",
@@ -33,6 +34,7 @@ __all__ = [
 #: Format name -> what a person calls it.
 FORMATS = {
     "gruengine": "gruengine model file",
+    "parts": "gruengine model file with parts for ONNX Runtime",
     "safetensors": "safetensors weights",
     "torch-zip": "PyTorch checkpoint (zip)",
     "torch-legacy": "PyTorch checkpoint (legacy pickle)",
@@ -74,6 +76,11 @@ def read(source: Source, options: Options | None = None) -> tuple[ModelSpec, Con
     kind = sniff(data, name)
     if kind == "gruengine":
         return _read_own(data, name)
+    if kind == "parts":
+        raise UnsupportedError(
+            f"{name} has parts that ONNX Runtime runs, and no single graph: gruengine.load opens "
+            "it; convert its source again for anything else"
+        )
     if kind == "onnx":
         from gruengine.converters.onnx import read_onnx
 
@@ -144,17 +151,31 @@ def is_model_file(source: Source) -> bool:
     FileAccessError
         The file does not exist, is no regular file, or may not be read.
     """
+    return _has_metadata(_header_of(source), _OWN)
+
+
+def is_parted_file(source: Source) -> bool:
+    """Tell whether ``source`` is a model of ours with parts that ONNX Runtime runs.
+
+    Raises
+    ------
+    FileAccessError
+        The file does not exist, is no regular file, or may not be read.
+    """
+    return _has_metadata(_header_of(source), _PARTS)
+
+
+def _header_of(source: Source) -> bytes:
+    """Return the start of a safetensors file as far as its header goes, else b""."""
     if not isinstance(source, (str, os.PathLike)):
         data = load_source(source)[0]
-        return _is_safetensors(data) and _has_own_metadata(data)
+        return data if _is_safetensors(data) else b""
     with _opened(os.fspath(source)) as file:
         start = file.read(9)
         if len(start) < 9 or start[8:] != b"{":
-            return False
+            return b""
         (length,) = struct.unpack("<Q", start[:8])
-        if length > _LONGEST_HEADER:
-            return False
-        return _has_own_metadata(start + file.read(length - 1))
+        return start + file.read(length - 1) if length <= _LONGEST_HEADER else b""
 
 
 def sniff(data: bytes, name: str = "<bytes>") -> str:
@@ -176,7 +197,9 @@ def sniff(data: bytes, name: str = "<bytes>") -> str:
     if data[:8] == b"\x89HDF\r\n\x1a\n":
         return "keras"
     if _is_safetensors(data):
-        return "gruengine" if _has_own_metadata(data) else "safetensors"
+        if _has_metadata(data, _PARTS):
+            return "parts"
+        return "gruengine" if _has_metadata(data, _OWN) else "safetensors"
     if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "torch-legacy"
     if _is_onnx(data):
@@ -217,11 +240,16 @@ def _is_safetensors(data: bytes) -> bool:
     return 2 <= int(length) <= len(data) - 8
 
 
-def _has_own_metadata(data: bytes) -> bool:
+_OWN, _PARTS = b'"gruengine"', b'"gruengine_parts"'
+
+
+def _has_metadata(data: bytes, key: bytes) -> bool:
     """Look for our key in the header; a file that only mentions it is refused when it is read."""
+    if len(data) < 9:
+        return False
     (length,) = struct.unpack("<Q", data[:8])
     header = data[8 : 8 + length]
-    return b'"__metadata__"' in header and b'"gruengine"' in header
+    return b'"__metadata__"' in header and key in header
 
 
 # Top-level fields of onnx.ModelProto: number -> wire type (0 varint, 2 bytes).

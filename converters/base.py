@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gruengine.errors import GruEngineError
+
+#: What is being done, and the part of it (0 to 1) that is done.
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,18 @@ class Options:
     bind : values of graph inputs fixed at conversion, e.g. ``{"sr": 16000}``
     state : graph input -> graph output pairs carried by a stream; None: found by the converter
     hints : facts that the source does not hold, e.g. ``batch_first`` of a state_dict
+    progress : told what is being done, and how much of it is
     """
 
     bind: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, str] | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+
+    def tell(self, what: str, part: float) -> None:
+        """Tell whoever watches that ``part`` (0 to 1) of ``what`` is done."""
+        if self.progress is not None:
+            self.progress(what, part)
 
 
 @dataclass
@@ -68,6 +78,8 @@ class ConversionReport:
     source_bytes: int = 0
     output_bytes: int = 0
     state: tuple[tuple[str, str], ...] = ()
+    # Nodes that ONNX Runtime runs, with the reason, where the user allows it.
+    fallback: list[str] = field(default_factory=list)
     # Filled by gruengine.convert: in words, and the engine against the parity sample.
     streaming: str = ""
     parity_error: float | None = None

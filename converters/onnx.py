@@ -84,12 +84,10 @@ def read_onnx(
     options = options or Options()
     try:
         model = read_model(source, None if path is None else Path(os.fspath(path)))
-        spec, report = _Conversion(model, len(source), name, options).run()
-        problems = problems_of(spec)
+        spec, report = Conversion(model, len(source), name, options).run()
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from None
-    if problems:
-        raise ModelFileError(f"{name}: " + "; ".join(problems[:4]))
+    check_spec(spec, name)
     spec.provenance = {
         "format": "onnx",
         "producer": f"{model.producer} {model.producer_version}".strip(),
@@ -99,16 +97,31 @@ def read_onnx(
     return spec, report
 
 
-class _Conversion:
-    """One conversion of one model."""
+def check_spec(spec: ModelSpec, name: str) -> None:
+    """Raise ``ModelFileError`` where what was read is no valid model."""
+    problems = problems_of(spec)
+    if problems:
+        raise ModelFileError(f"{name}: " + "; ".join(problems[:4]))
+
+
+class Conversion:
+    """One conversion of one model.
+
+    Attributes
+    ----------
+    culprits : dict of int to list of Reason
+        Nodes of the model's graph, by index, that are among the reasons for refusing it.
+    """
 
     def __init__(self, model: OnnxModel, size: int, name: str, options: Options) -> None:
         self.model, self.name, self.options = model, name, options
         self.reasons: list[Reason] = []
+        self.culprits: dict[int, list[Reason]] = {}
         self.report = ConversionReport(name, "onnx", source_bytes=size)
         rounding = bool(options.hints.get("allow_rounding", False))
         self.builder = Builder(size, rounding, options.hints, self.report.warnings)
         self.walker = Walker(model, self.builder, self.reasons)
+        self.walker.tell = options.tell
 
     def run(self) -> tuple[ModelSpec, ConversionReport]:
         """Convert; raises ConversionError with all reasons."""
@@ -219,8 +232,12 @@ class _Conversion:
                 self.reasons.append(Reason(name, what, f"outputs are {', '.join(DTYPES)}"))
         nodes = output_values(builder, names, values, {port.name for port in ports})
         nodes = live_nodes(nodes, set(names))
-        self.reasons += builder.reasons(nodes)
-        self.reasons += conditions_on_data(nodes, {port.name for port in ports})
+        branches = conditions_on_data(nodes, {port.name for port in ports})
+        found = [(builder.origin(node), reason) for node, reason in branches]
+        for place, reason in [*builder.reasons(nodes), *found]:
+            self.reasons.append(reason)
+            if place >= 0:
+                self.culprits.setdefault(place, []).append(reason)
         self._fail()
         nodes, fused = self._recognise(nodes, set(names))
         self.report.fused = [*self.walker.fused, *fused]

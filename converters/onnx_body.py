@@ -143,7 +143,7 @@ class Body:
             self._prove(self.results[0])
         nodes = live_nodes(self.nodes, set(results))
         if any(node.op == REFUSED for node in nodes):
-            reasons = "; ".join(str(reason) for reason in builder.reasons(nodes)[:3])
+            reasons = "; ".join(str(reason) for _, reason in builder.reasons(nodes)[:3])
             raise GivenUp(reasons)
         keep = set(results)
         nodes, projected = fuse_projected(rewrite(nodes, builder, keep), builder, keep)

@@ -27,6 +27,7 @@ def output_values(
     extra: list[Node] = []
     for name, value in zip(names, values, strict=True):
         builder.infos[name] = builder.info(value)
+        builder.origins[name] = builder.origins.get(value, -1)
         if value in made and value not in renamed:
             renamed[value] = name
         elif name not in inputs:
@@ -34,14 +35,18 @@ def output_values(
     return rename([*builder.nodes, *extra], renamed)
 
 
-def conditions_on_data(nodes: Sequence[Node], inputs: set[str]) -> list[Reason]:
-    """Return why branches cannot be chosen from shapes alone, naming the inputs to bind."""
-    reasons: list[Reason] = []
+def conditions_on_data(nodes: Sequence[Node], inputs: set[str]) -> list[tuple[Node, Reason]]:
+    """Return the branches that cannot be chosen from shapes alone, naming the inputs to bind."""
+    reasons: list[tuple[Node, Reason]] = []
     _follow(nodes, {name: frozenset([name]) for name in inputs}, reasons)
     return reasons
 
 
-def _follow(nodes: Sequence[Node], roots: dict[str, frozenset[str]], reasons: list[Reason]) -> None:
+def _follow(
+    nodes: Sequence[Node],
+    roots: dict[str, frozenset[str]],
+    reasons: list[tuple[Node, Reason]],
+) -> None:
     """Add to ``roots`` the inputs whose values, not sizes, each value depends on."""
     none: frozenset[str] = frozenset()
     for node in nodes:
@@ -50,7 +55,7 @@ def _follow(nodes: Sequence[Node], roots: dict[str, frozenset[str]], reasons: li
         if branches and found:
             what = f"If on the values of {', '.join(sorted(found))}"
             why = "its condition must be constant, or follow from shapes: bind these inputs"
-            reasons.append(Reason(node.name or node.outputs[0], what, why))
+            reasons.append((node, Reason(node.name or node.outputs[0], what, why)))
         elif node.op in ("Shape", "Size"):
             found = none
         for branch in branches:

@@ -56,6 +56,8 @@ class Builder:
     rounding : float64 is narrowed to float32 (a wish of the user)
     hints, warnings : what the user adds to the file, and what they should know
     quantised : float values that stand for integers of other types
+    place : index of the node of the source's graph that is being lowered
+    origins : that of the node which made each value
     """
 
     source_bytes: int
@@ -67,6 +69,8 @@ class Builder:
     infos: dict[str, Info] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     problems: list[list[Reason]] = field(default_factory=list)
+    place: int = -1
+    origins: dict[str, int] = field(default_factory=dict)
     folded: int = 0
     rounded: int = 0
 
@@ -165,6 +169,7 @@ class Builder:
         for name, info in zip(names, infos, strict=True):
             if name:
                 self.infos[name] = info
+                self.origins[name] = self.place
         return names
 
     def refuse(
@@ -176,10 +181,17 @@ class Builder:
         node = Node(REFUSED, tuple(inputs), wishes, {}, str(len(self.problems) - 1))
         return self.append(node, [UNKNOWN] * len(wishes))
 
-    def reasons(self, nodes: Sequence[Node]) -> list[Reason]:
-        """Return why the placeholders among ``nodes`` and their branches cannot be run."""
-        found = [self.problems[int(node.name)] for node in walk(nodes) if node.op == REFUSED]
-        return [reason for reasons in found for reason in reasons]
+    def reasons(self, nodes: Sequence[Node]) -> list[tuple[int, Reason]]:
+        """Return why the placeholders among ``nodes`` and their branches cannot be run, and where.
+
+        A place is an index among the nodes of the source's graph, -1 for what is no node.
+        """
+        found = [node for node in walk(nodes) if node.op == REFUSED]
+        return [(self.origin(n), reason) for n in found for reason in self.problems[int(n.name)]]
+
+    def origin(self, node: Node) -> int:
+        """Return the place of a node, -1 if it has none."""
+        return self.origins.get(node.outputs[0], -1)
 
     @contextmanager
     def branch(self) -> Iterator[list[Node]]:

@@ -103,6 +103,22 @@ class OnnxModel:
     functions: dict[tuple[str, str, str], Function] = field(default_factory=dict)
     loader: Loader = field(default_factory=Loader)
 
+    def holds_external_data(self) -> bool:
+        """Tell whether any tensor lies outside the file."""
+        bodies = [function.nodes for function in self.functions.values()]
+        return _is_external(self.graph) or any(map(_any_external, bodies))
+
+
+def _is_external(value: Attribute) -> bool:
+    if isinstance(value, OnnxGraph):
+        tensors = any(tensor.external is not None for tensor in value.initializers)
+        return tensors or _any_external(value.nodes)
+    return isinstance(value, Tensor) and value.external is not None
+
+
+def _any_external(nodes: list[OnnxNode]) -> bool:
+    return any(_is_external(value) for node in nodes for value in node.attrs.values())
+
 
 def read_model(source: bytes | memoryview, path: Path | None = None) -> OnnxModel:
     """Read an ONNX file.

@@ -167,11 +167,19 @@ class Loader:
         elif tensor.raw is not None:
             flat = np.frombuffer(tensor.raw, stored)
         else:
-            flat = np.frombuffer(self._external(tensor, stored.itemsize), stored)
+            flat = np.frombuffer(self.external_bytes(tensor), stored)
         return _decoded(flat, tensor.elem_type).reshape(tensor.dims)
 
-    def _external(self, tensor: Tensor, itemsize: int) -> bytes:
-        place, size = tensor.external, tensor.count * itemsize
+    def external_bytes(self, tensor: Tensor) -> bytes:
+        """Return the bytes of a tensor that lies outside the model.
+
+        Raises
+        ------
+        ModelFileError, FileAccessError
+            A place that is not allowed, other sizes, or a file that cannot be read.
+        """
+        place = tensor.external
+        size = tensor.count * np.dtype(STORED[tensor.elem_type]).itemsize
         assert place is not None
         what = f"tensor {tensor.name!r} in {place.location[:80]!r}"
         if place.length is not None and place.length != size:

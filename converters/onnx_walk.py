@@ -63,6 +63,7 @@ class Walker:
         self.calls: list[str] = []
         self.inlined = 0
         self.fused: list[str] = []  # loops that became sequences, in words
+        self.tell: Callable[[str, float], None] = lambda what, part: None
 
     def enter(self, graph: OnnxGraph, scope: Scope) -> None:
         """Make the initializers of a graph known in its scope."""
@@ -101,8 +102,12 @@ class Walker:
 
     def nodes(self, graph: OnnxGraph, scope: Scope) -> None:
         """Lower the nodes of a graph one by one."""
-        for node in graph.nodes:
+        whole = graph is self.model.graph
+        for index, node in enumerate(graph.nodes):
             self.nodes_before += 1
+            if whole:
+                self.builder.place = index
+                self.tell("converting", index / len(graph.nodes))
             title = f"node {node.name or node.op!r}"
             inputs = [self.value(scope, name, title) for name in node.inputs]
             results = self._lowered(node, inputs, scope)

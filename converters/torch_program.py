@@ -289,7 +289,7 @@ class Program:
         inputs = {port.name for port in self.ports}
         nodes = output_values(builder, outputs.names, values, inputs)
         nodes = live_nodes(nodes, set(outputs.names))
-        self.reasons += builder.reasons(nodes)
+        self.reasons += [reason for _, reason in builder.reasons(nodes)]
         self._fail()
         keep = set(outputs.names)
         nodes, self.report.fused = fuse(

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from gruengine import __version__
@@ -153,6 +152,11 @@ def _conversion_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             flag, action="append", default=[], metavar="NAME=VALUE", help=f"{text}, e.g. {example}"
         )
+    group.add_argument(
+        "--fallback",
+        choices=["onnxruntime"],
+        help="let ONNX Runtime run the nodes of an ONNX model that are not run here",
+    )
 
 
 def _json_option(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +172,7 @@ def conversion_arguments(args: argparse.Namespace) -> dict[str, Any]:
         Something that is not ``NAME=VALUE``, or a name given twice.
     """
     found: dict[str, Any] = {key: _value(text) for key, text in _pairs("--hint", args.hint)}
-    for reserved in ("bind", "state", "sizes", "compute_type"):
+    for reserved in ("bind", "state", "sizes", "compute_type", "fallback"):
         if reserved in found:
             raise InvalidInputError(f"--hint {reserved}=...: that has an option of its own")
     found["bind"] = {key: _value(text) for key, text in _pairs("--bind", args.bind)}
@@ -176,6 +180,8 @@ def conversion_arguments(args: argparse.Namespace) -> dict[str, Any]:
         found["state"] = dict(_pairs("--state", args.state))
     if args.size:
         found["sizes"] = {key: _value(text) for key, text in _pairs("--size", args.size)}
+    if args.fallback:
+        found["fallback"] = args.fallback
     return found
 
 
@@ -203,43 +209,9 @@ def _value(text: str) -> Any:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from gruengine.conversion import convert
-    from gruengine.export import export_file, format_of
+    from gruengine.cli_convert import convert_file
 
-    progress(f"converting {args.source}")
-    # Another program's format is known by its ending; .safetensors is a model file here.
-    kind = format_of(args.destination)
-    if kind not in (None, "torch") or args.destination.endswith(".torch.safetensors"):
-        export_file(args.source, args.destination, **conversion_arguments(args))
-        if args.json:
-            print_json({"source": args.source, "destination": args.destination, "format": kind})
-        else:
-            print(f"{args.source} -> {args.destination}: {kind}")
-        return OK
-    report = convert(
-        args.source, args.destination, compute_type=args.compute_type, **conversion_arguments(args)
-    )
-    if args.json:
-        print_json(asdict(report))
-        return OK
-    print(f"{args.source} -> {args.destination}")
-    error = report.parity_error
-    state = ", ".join(f"{before} -> {after}" for before, after in report.state)
-    pairs = [
-        ("source", f"{report.source_format}, {size(report.source_bytes)}"),
-        ("file", size(report.output_bytes)),
-        ("parameters", f"{report.parameters:,}"),
-        ("nodes", f"{report.nodes_before} -> {report.nodes_after}, {report.folded} folded"),
-        *(("recognised" if i == 0 else " ", text) for i, text in enumerate(report.recognised)),
-        *(("fused" if i == 0 else " ", text) for i, text in enumerate(report.fused)),
-        ("state", state),
-        ("streaming", report.streaming),
-        ("parity", "" if error is None else f"largest error {error:.2g} on the sample"),
-    ]
-    print(fields(pairs))
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return OK
+    return convert_file(args, conversion_arguments(args))
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -13,10 +13,10 @@ import numpy as np
 from gruengine.cli_text import fields, seconds, table
 from gruengine.errors import UnsupportedError
 from gruengine.parity import make_inputs
+from gruengine.spec import Graph, ModelSpec
 
 if TYPE_CHECKING:
     from gruengine.model import Model
-    from gruengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], object]
@@ -34,11 +34,15 @@ def bench(
     dict
         ``cases``: name, frames, seconds (median), ``onnxruntime_seconds`` or None.
     """
-    from gruengine.conversion import read_spec
-    from gruengine.model import Model
+    from gruengine.conversion import load_model
+    from gruengine.parted_model import PartedModel
 
-    spec = read_spec(path, **options)
-    model = Model.from_spec(spec, num_threads=threads)
+    model = load_model(path, num_threads=threads, **options)
+    if isinstance(model, PartedModel):
+        inputs, outputs = map(list, (model.signature.inputs, model.signature.outputs))
+        spec = ModelSpec(Graph(inputs, outputs, []), {}, model.signature.state)
+    else:
+        spec = model.spec
     session, note = _session(path, threads)
     sizes = dict(options.get("sizes") or {})
     cases = []

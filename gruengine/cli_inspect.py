@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from gruengine import parts
 from gruengine.cli_refused import contents
 from gruengine.cli_text import fields, shape, size, table
 from gruengine.converters import FORMATS, load_source, read, sniff
 from gruengine.converters.base import ConversionError, Options
 from gruengine.errors import GruEngineError
+from gruengine.fallback import convert_in_parts
+from gruengine.parts import PartedSpec
 from gruengine.runtime import level_of
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
@@ -32,46 +35,75 @@ def describe(path: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     data, _, name = load_source(path)
     kind = sniff(data, name)
-    hints = {k: v for k, v in options.items() if k not in ("bind", "state", "sizes")}
+    given = dict(options)
+    sizes, fallback = given.pop("sizes", None), given.pop("fallback", None)
+    wanted = Options(given.pop("bind", {}), given.pop("state", None), given)
     found: dict[str, Any] = {
         "path": os.fspath(path),
         "format": FORMATS[kind],
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+    if kind == "parts":
+        return {**found, **describe_parts(parts.from_bytes(data), [])}
     try:
-        spec, report = read(path, Options(options.get("bind", {}), options.get("state"), hints))
+        spec, report = read(path, wanted)
     except ConversionError as error:
+        if fallback is not None:
+            whole, report = convert_in_parts(path, wanted, sizes, error)
+            return {**found, **describe_parts(whole, report.warnings)}
         reasons = [str(reason) for reason in error.reasons]
         return {**found, "converts": False, "reasons": reasons, **contents(kind, data, path)}
-    floats = [tensor for tensor in spec.tensors.values() if tensor.dtype.kind == "f"]
+    return {**found, **_described(spec, [spec], report.warnings)}
+
+
+def _described(
+    whole: ModelSpec | PartedSpec, specs: list[ModelSpec], warnings: list[str]
+) -> dict[str, Any]:
+    """Describe a model of which ``specs`` run here."""
+    tensors = [tensor for spec in specs for tensor in spec.tensors.values()]
+    floats = [tensor for tensor in tensors if tensor.dtype.kind == "f"]
     return {
-        **found,
         "converts": True,
-        "provenance": spec.provenance,
-        "inputs": [_port(port) for port in spec.graph.inputs],
-        "outputs": [_port(port) for port in spec.graph.outputs],
-        "state": [list(pair) for pair in spec.state],
+        "provenance": whole.provenance,
+        "inputs": [_port(port) for port in whole.graph.inputs],
+        "outputs": [_port(port) for port in whole.graph.outputs],
+        "state": [list(pair) for pair in whole.state],
         "parameters": sum(int(tensor.size) for tensor in floats),
         "parameter_bytes": sum(int(tensor.nbytes) for tensor in floats),
-        "nodes": [_node(node, spec) for node in spec.graph.nodes],
-        "parity": spec.parity.oracle if spec.parity else None,
-        "warnings": report.warnings,
-        **_streaming(spec),
+        "nodes": [_node(node, spec) for spec in specs for node in spec.graph.nodes],
+        "parity": whole.parity.oracle if whole.parity else None,
+        "warnings": warnings,
+        **_streaming(whole),
     }
+
+
+def describe_parts(whole: PartedSpec, warnings: list[str]) -> dict[str, Any]:
+    """Describe a model in parts: nodes in the order of the parts, and what was handed over."""
+    specs = [ModelSpec.from_bytes(p.data) if p.kind == "gruengine" else None for p in whole.parts]
+    found = _described(whole, [spec for spec in specs if spec is not None], warnings)
+    nodes: list[dict[str, Any]] = []
+    for part, spec in zip(whole.parts, specs, strict=True):
+        if spec is not None:
+            nodes += [_node(node, spec) for node in spec.graph.nodes]
+        nodes += [
+            {"name": n.node, "operator": n.op, "sizes": "in ONNX Runtime", "outputs": []}
+            for n in part.handed
+        ]
+    handed = [{"node": n.node, "operator": n.op, "why": n.why} for n in whole.handed]
+    return {**found, "nodes": nodes, "fallback": handed}
 
 
 def _port(port: Port) -> dict[str, Any]:
     return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)}
 
 
-def _streaming(spec: ModelSpec) -> dict[str, Any]:
+def _streaming(spec: ModelSpec | PartedSpec) -> dict[str, Any]:
     """Ask the engine; a model that it does not run can still be inspected."""
-    from gruengine.conversion import streaming_in_words
-    from gruengine.model import Model
+    from gruengine.conversion import model_of, streaming_in_words
 
     try:
-        model = Model.from_spec(spec)
+        model = model_of(spec)
     except GruEngineError as error:
         return {"runs": False, "streaming": f"does not run: {error}"}
     return {
@@ -177,6 +209,10 @@ def _converted(found: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
         ("streaming", found["streaming"]),
         ("parity", f"sample by {found['parity']}" if found["parity"] else ""),
         ("packed", _packed(found)),
+        *(
+            ("ONNX Runtime" if i == 0 else " ", f"{n['node']} ({n['operator']}): {n['why']}")
+            for i, n in enumerate(found.get("fallback", ()))
+        ),
         *(("warning", text) for text in found["warnings"]),
     ]
     rows = [("#", "operator", "sizes", "node")]

@@ -64,9 +64,10 @@ def _onnx(data: bytes, path: str | None) -> dict[str, Any]:
     model = read_model(data, None if path is None else Path(path))
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializers}
+    producer = f"{model.producer} {model.producer_version}".strip()
     operators = Counter(f"{node.domain}::{node.op}".removeprefix("::") for node in graph.nodes)
     return {
-        "producer": f"{model.producer} {model.producer_version}, opset {model.opset}".strip(),
+        "producer": ", ".join(part for part in (producer, f"opset {model.opset}") if part),
         "inputs": [_value(value) for value in graph.inputs if value.name not in constants],
         "outputs": [_value(value) for value in graph.outputs],
         "operators": dict(operators.most_common()),

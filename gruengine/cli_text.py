@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -74,6 +75,41 @@ def progress(text: str) -> None:
     """Write a line to stderr if a person is watching."""
     if sys.stderr.isatty():
         print(text, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A line on stderr that says how far a conversion is, where a person is watching.
+
+    It is drawn over itself and is gone at the end of the ``with`` block.
+    """
+
+    STAGES = ("reading", "converting", "computing the sample", "checking", "writing")
+    WIDTH = 24
+
+    def __init__(self, title: str) -> None:
+        self._title, self._shown, self._last = title, sys.stderr.isatty(), ""
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._draw("")
+
+    def __call__(self, what: str, part: float) -> None:
+        """Show that ``part`` (0 to 1) of the stage ``what`` is done."""
+        place = self.STAGES.index(what) if what in self.STAGES else 0
+        done = (place + min(max(part, 0.0), 1.0)) / len(self.STAGES)
+        full = int(done * self.WIDTH)
+        bar = "#" * full + "." * (self.WIDTH - full)
+        self._draw(f"[{bar}] {100 * done:3.0f} %  {what} {self._title}")
+
+    def _draw(self, line: str) -> None:
+        line = line[: shutil.get_terminal_size().columns - 1]
+        if self._shown and line != self._last:
+            # Back to the first column, the new line, and nothing of the old one after it.
+            sys.stderr.write(f"\r{line}\x1b[K")
+            sys.stderr.flush()
+            self._last = line
 
 
 def print_json(value: Any) -> None:

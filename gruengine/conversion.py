@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gruengine.converters import is_model_file
+from gruengine import parts
+from gruengine.converters import is_model_file, is_parted_file, load_source
 from gruengine.converters import read as read_source
-from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
-from gruengine.errors import InvalidInputError
+from gruengine.converters.base import ConversionError, ConversionReport, Options, Progress, Reason
+from gruengine.errors import InvalidInputError, UnsupportedError
+from gruengine.fallback import check_fallback, convert_in_parts
 from gruengine.parity import SMALLEST_SCALE, TOLERANCE, Check, compare, make_sample
+from gruengine.parts import PartedSpec
 from gruengine.spec import ModelSpec, Parity
 
 if TYPE_CHECKING:
@@ -55,6 +58,8 @@ def convert(
     compute_type: str = "float32",
     bind: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    fallback: str | None = None,
+    progress: Progress | None = None,
     **hints: Any,
 ) -> ConversionReport:
     """Convert a trained model to a model file, exactly or not at all.
@@ -75,6 +80,11 @@ def convert(
         Graph inputs fixed at conversion, e.g. ``{"sr": 16000}``.
     state : dict of str to str, optional
         Graph input -> graph output pairs that a stream carries; None: found.
+    fallback : {"onnxruntime"}, optional
+        Allow that ONNX Runtime runs the nodes of an ONNX model that are not run here and do not
+        recur; the report lists them. The file then needs Python and ONNX Runtime where it is run.
+    progress : callable, optional
+        Called with what is being done, in a word, and the part of it (0 to 1) that is done.
     **hints
         Facts that the source does not hold, e.g. ``batch_first=True``; ``sizes={"samples": 512}``
         gives free sizes for the sample.
@@ -95,8 +105,18 @@ def convert(
     from gruengine.model import check_compute_type
 
     chosen = check_compute_type(compute_type) or "float32"
-    spec, report, _ = prepare(source, bind=bind, state=state, **hints)
-    spec = _rounded(spec, chosen, report)
+    spec, report, _ = prepare(
+        source, bind=bind, state=state, fallback=fallback, progress=progress, **hints
+    )
+    if progress is not None:
+        progress("writing", 0.0)
+    if isinstance(spec, ModelSpec):
+        spec = _rounded(spec, chosen, report)
+    elif chosen != "float32":
+        raise UnsupportedError(
+            f"compute_type {chosen!r} with parts for ONNX Runtime: convert to float32, and give "
+            "it to gruengine.load"
+        )
     spec.save(destination)
     report.output_bytes = os.path.getsize(destination)
     return report
@@ -126,14 +146,25 @@ def prepare(
     *,
     bind: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    fallback: str | None = None,
+    progress: Progress | None = None,
     **hints: Any,
-) -> tuple[ModelSpec, ConversionReport, Model]:
+) -> tuple[ModelSpec | PartedSpec, ConversionReport, Model]:
     """Do all of ``convert`` but writing: return the spec with its sample, the report, the model."""
     sizes = hints.pop("sizes", None)
-    spec, report = read_source(source, Options(bind or {}, state, hints))
+    check_fallback(fallback)
+    options = Options(bind or {}, state, hints, progress)
+    options.tell("reading", 0.0)
+    spec: ModelSpec | PartedSpec
+    try:
+        spec, report = read_source(source, options)
+    except ConversionError as refusal:
+        if fallback is None:
+            raise
+        spec, report = convert_in_parts(source, options, sizes, refusal)
     if bind:
         spec.provenance["bind"] = {name: np.asarray(v).tolist() for name, v in bind.items()}
-    return spec, report, _finish(spec, report, sizes)
+    return spec, report, _finish(spec, report, sizes, options)
 
 
 def from_torch(
@@ -187,20 +218,36 @@ def from_torch(
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,
     )
-    return _finish(spec, report, sizes)
+    return _finish(spec, report, sizes, Options())
 
 
 def load_model(
-    source: Path | bytes, *, compute_type: str | None = None, num_threads: int = 1, **options: Any
+    source: Path | bytes,
+    *,
+    compute_type: str | None = None,
+    num_threads: int = 1,
+    fallback: str | None = None,
+    **options: Any,
 ) -> Model:
     """Return the model of any source that ``convert`` reads, without a parity check.
 
     ``options`` are ``bind``, ``state`` and the hints of ``convert``.
     """
-    from gruengine.model import Model
-
-    spec = read_spec(source, **options)
-    return Model.from_spec(spec, compute_type=compute_type, num_threads=num_threads)
+    check_fallback(fallback)
+    if is_parted_file(source):
+        if any(options.values()):
+            raise InvalidInputError(f"a model file takes no options; got {sorted(options)}")
+        spec: ModelSpec | PartedSpec = parts.from_bytes(load_source(source)[0])
+        return model_of(spec, num_threads, compute_type)
+    try:
+        spec = read_spec(source, **options)
+    except ConversionError as refusal:
+        if fallback is None:
+            raise
+        sizes, bind = options.pop("sizes", None), options.pop("bind", None)
+        wanted = Options(bind or {}, options.pop("state", None), options)
+        spec = convert_in_parts(source, wanted, sizes, refusal)[0]
+    return model_of(spec, num_threads, compute_type)
 
 
 def read_spec(
@@ -212,6 +259,7 @@ def read_spec(
 ) -> ModelSpec:
     """Return the spec of any source that ``convert`` reads, with the options of ``convert``."""
     hints.pop("sizes", None)
+    hints.pop("fallback", None)
     spec, _ = read_source(source, Options(bind or {}, state, hints))
     return spec
 
@@ -219,7 +267,7 @@ def read_spec(
 def save_spec(spec: ModelSpec, destination: Path) -> None:
     """Write a spec, with a parity sample that the engine has passed, to ``destination``."""
     spec.parity = spec.parity or make_sample(spec)
-    _check_sample(_engine(spec), spec, "the model")
+    _check_sample(model_of(spec), spec, "the model")
     spec.save(destination)
 
 
@@ -272,15 +320,21 @@ def verify(
     if not 0 < tolerance < float("inf"):
         raise InvalidInputError(f"tolerance is {tolerance!r}; it must be a positive number")
     sizes = hints.pop("sizes", None)
+    hints.pop("fallback", None)
     options = Options(bind or {}, state, hints)
-    # A model file knows its own facts; the options are for the source.
-    spec, _ = read_source(path, None if is_model_file(path) else options)
-    model = _engine(spec)
+    spec: ModelSpec | PartedSpec
+    if is_parted_file(path):
+        spec = parts.from_bytes(load_source(path)[0])
+    else:
+        # A model file knows its own facts; the options are for the source.
+        spec, _ = read_source(path, None if is_model_file(path) else options)
+    model = model_of(spec)
     report = VerifyReport(str(os.fspath(path)))
     sample = spec.parity
-    if sample is None:
+    if sample is None and isinstance(spec, ModelSpec):
         sample = make_sample(spec, sizes)
         report.notes.append("no parity sample in the file: a new one was made")
+    assert sample is not None
     found = model.run_graph(sample.inputs)
     report.checks += compare(found, sample.outputs, sample.oracle, tolerance)
     if source is not None:
@@ -289,24 +343,37 @@ def verify(
     return report
 
 
-def _engine(spec: ModelSpec) -> Model:
+def model_of(
+    spec: ModelSpec | PartedSpec, num_threads: int = 1, compute_type: str | None = "float32"
+) -> Model:
+    """Return the model of a spec, without a file."""
     from gruengine.model import Model
+    from gruengine.parted_model import PartedModel
 
-    return Model.from_spec(spec, compute_type="float32")
+    if isinstance(spec, PartedSpec):
+        return PartedModel(spec, num_threads, compute_type)
+    return Model.from_spec(spec, compute_type=compute_type, num_threads=num_threads)
 
 
-def _finish(spec: ModelSpec, report: ConversionReport, sizes: Mapping[str, int] | None) -> Model:
+def _finish(
+    spec: ModelSpec | PartedSpec,
+    report: ConversionReport,
+    sizes: Mapping[str, int] | None,
+    options: Options,
+) -> Model:
     """Add the sample, run it in the engine, and complete the report."""
-    if spec.parity is None or sizes:
+    options.tell("computing the sample", 0.0)
+    if isinstance(spec, ModelSpec) and (spec.parity is None or sizes):
         spec.parity = make_sample(spec, sizes)
-    model = _engine(spec)
+    options.tell("checking", 0.0)
+    model = model_of(spec)
     checks = _check_sample(model, spec, report.source)
     report.parity_error = max((check.max_abs_error for check in checks), default=0.0)
     report.streaming = streaming_in_words(model)
     return model
 
 
-def _check_sample(model: Model, spec: ModelSpec, source: str) -> list[Check]:
+def _check_sample(model: Model, spec: ModelSpec | PartedSpec, source: str) -> list[Check]:
     assert spec.parity is not None
     found = model.run_graph(spec.parity.inputs)
     checks = compare(found, spec.parity.outputs, spec.parity.oracle)

@@ -334,7 +334,7 @@ def load(
     num_threads : int
         Threads that one run may use; results do not depend on it.
     **options
-        ``bind``, ``state`` and hints of :func:`gruengine.convert`, for sources other than a model
+        ``bind``, ``state``, ``fallback`` and hints of ``convert``, for sources other than a model
         file.
 
     Raises

@@ -109,7 +109,7 @@ def make_sample(spec: ModelSpec, sizes: Mapping[str, int] | None = None) -> Pari
     from gruengine.reference_graph import run_graph
 
     error: Exception | None = None
-    for choice in itertools.islice(_size_choices(spec, sizes or {}), _MOST_TRIES):
+    for choice in itertools.islice(size_choices(spec, sizes or {}), _MOST_TRIES):
         inputs = make_inputs(spec, choice)
         try:
             # Out-of-range values of an untrained corner are compared, not warned about.
@@ -142,7 +142,8 @@ def _symbols(graph: Graph) -> list[str]:
     return list(dict.fromkeys(d for p in graph.inputs for d in p.shape if isinstance(d, str)))
 
 
-def _size_choices(spec: ModelSpec, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
+def size_choices(spec: ModelSpec, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Yield values for the free sizes of ``spec``, the likeliest first; ``given`` ones are kept."""
     symbols = _symbols(spec.graph)
     states = {before for before, _ in spec.state}
     # What is free in a state is its batch.

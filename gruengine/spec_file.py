@@ -82,6 +82,8 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
         If the file breaks its format, with every problem of the graph at once.
     """
     tensors, metadata = safetensors.read(data)
+    if "gruengine_parts" in metadata:
+        raise ModelFileError("a model with parts that ONNX Runtime runs; gruengine.load opens it")
     if METADATA_KEY not in metadata:
         raise ModelFileError(
             f"no {METADATA_KEY!r} in __metadata__: these are tensors without a graph; "

@@ -12,13 +12,14 @@ import numpy as np
 from gruengine.converters import load_source, read, sniff
 from gruengine.converters.base import Options
 from gruengine.errors import InvalidInputError, UnsupportedError
+from gruengine.parts import PartedSpec
 from gruengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
 
 
 def run(
-    source: Any, spec: ModelSpec, inputs: Mapping[str, Array], options: Options
+    source: Any, spec: ModelSpec | PartedSpec, inputs: Mapping[str, Array], options: Options
 ) -> tuple[str, dict[str, Array]]:
     """Run ``source`` on ``inputs`` and return who ran it and its outputs by name.
 
@@ -84,7 +85,10 @@ def onnx_feed(
 
 
 def _run_onnx(
-    source: str | bytes, spec: ModelSpec, inputs: Mapping[str, Array], bound: Mapping[str, Any]
+    source: str | bytes,
+    spec: ModelSpec | PartedSpec,
+    inputs: Mapping[str, Array],
+    bound: Mapping[str, Any],
 ) -> dict[str, Array]:
     session = onnx_session(source)
     there = [port.name for port in session.get_outputs()]
@@ -98,7 +102,9 @@ def _run_onnx(
     return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
 
-def _run_module(module: Any, spec: ModelSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _run_module(
+    module: Any, spec: ModelSpec | PartedSpec, inputs: Mapping[str, Array]
+) -> dict[str, Array]:
     import torch
 
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
@@ -147,7 +153,7 @@ def _flatten(value: Any) -> list[Any]:
 
 
 def _run_again(
-    source: Any, spec: ModelSpec, inputs: Mapping[str, Array], options: Options
+    source: Any, spec: ModelSpec | PartedSpec, inputs: Mapping[str, Array], options: Options
 ) -> dict[str, Array]:
     from gruengine.reference_graph import run_graph
 

@@ -163,7 +163,14 @@ Safetensors parse_safetensors(std::span<const uint8_t> bytes) {
   JsonReader json(text, "the header");
   json.object([&](const std::string& name) {
     if (name == "__metadata__") {
-      json.object([&](const std::string& key) { result.metadata[key] = json.string(); });
+      json.object([&](const std::string& key) {
+        if (key == "gruengine_parts") {
+          refuse(
+              "a model with parts that ONNX Runtime runs; only Python opens these "
+              "(gruengine.load), C and C++ open models converted without fallback");
+        }
+        result.metadata[key] = json.string();
+      });
     } else {
       entries.push_back(parse_entry(json, name, data.size()));
     }
