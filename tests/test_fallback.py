@@ -17,7 +17,7 @@ from gruengine.cli import main
 from gruengine.converters.onnx_model import read_model
 from gruengine.converters.onnx_parts import Cutter, recurs
 
-H, I = 5, 6  # noqa: E741
+H, I = 5, 6
 
 
 class Net:
@@ -56,7 +56,7 @@ class Net:
                 [f"Y{k}", *ends],
                 name=f"lstm{k}",
                 hidden_size=H,
-            )  # fmt: skip
+            )
         )
         self.now = f"Y{k}"
         self.inputs += [tensor(n, [1, "N", H]) for n in begins if n]
@@ -131,7 +131,8 @@ def test_parts_compute_what_the_whole_computes(case, rng, tmp_path):
     report = gr.convert(data, target, fallback="onnxruntime")
     assert [text.split(":")[0] for text in report.fallback] == nodes
     assert len(report.recognised) == 1 + (case is not after)
-    assert report.parity_error is not None and report.parity_error < 1e-5
+    assert report.parity_error is not None
+    assert report.parity_error < 1e-5
     feed = feed_of(data, rng)
     expected = session(data).run(None, feed)
     for model in (gr.load(target), gr.load(data, fallback="onnxruntime")):
@@ -164,20 +165,23 @@ def test_an_unknown_recurrent_operator_is_refused():
     net = Net().lstm(0, states=False)
     body = helper.make_graph(
         [helper.make_node("Hardmax", ["s"], ["h"]), helper.make_node("Add", ["h", "f"], ["t"])],
-        "body", [tensor("s", [2, H]), tensor("f", [2, H])], [tensor("t", [2, H])],
-    )  # fmt: skip
+        "body",
+        [tensor("s", [2, H]), tensor("f", [2, H])],
+        [tensor("t", [2, H])],
+    )
     net.constant("start", np.zeros((2, H), np.float32))
     net.nodes.append(
         helper.make_node(
             "Scan", ["start", net.now], ["last"], name="scan", body=body, num_scan_inputs=1
-        )  # fmt: skip
+        )
     )
     net.now = "last"
     data = net.result().model()
     with pytest.raises(gr.ConversionError, match="it recurs, so it is not handed over"):
         gr.load(data, fallback="onnxruntime")
     model = read_model(data)
-    assert recurs(model.graph.nodes[-1], {}) and not recurs(model.graph.nodes[1], {})
+    assert recurs(model.graph.nodes[-1], {})
+    assert not recurs(model.graph.nodes[1], {})
 
 
 def test_streams_by_calls_carry_the_states(rng):
@@ -207,7 +211,8 @@ def test_streams_by_calls_carry_the_states(rng):
 def test_frames_are_not_claimed():
     net = Net().lstm(0, states=False).add("Hardmax", attrs={"axis": 2}).result()
     model = gr.load(net.model(), fallback="onnxruntime")
-    assert not model.streamable and model.streamable.node == "n_Hardmax"
+    assert not model.streamable
+    assert model.streamable.node == "n_Hardmax"
     with pytest.raises(gr.UnsupportedError, match="n_Hardmax: ONNX Runtime runs it"):
         model.stream()
 
@@ -263,16 +268,16 @@ def test_without_onnx_runtime_the_error_names_the_nodes(file, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(gr.UnsupportedError, match="needs ONNX Runtime .n_Trilu.*pip install"):
+    with pytest.raises(gr.UnsupportedError, match=r"needs ONNX Runtime .n_Trilu.*pip install"):
         gr.load(file)
 
 
 def test_the_core_says_who_opens_the_file(file):
     from gruengine import _core
 
-    with pytest.raises(gr.ModelFileError, match="only Python opens these"):
+    with pytest.raises(gr.ModelFileError, match=r"only Python opens"):
         _core.Model.open(str(file), 1)
-    with pytest.raises(gr.ModelFileError, match="gruengine.load opens it"):
+    with pytest.raises(gr.ModelFileError, match=r"gruengine\.load opens it"):
         gr.ModelSpec.load(file)
     with pytest.raises(gr.UnsupportedError, match="no single graph"):
         gr.export(file, file.with_suffix(".onnx"))
@@ -283,11 +288,13 @@ def test_damaged_files_are_refused(file):
     spec = parts.from_bytes(data)
     assert spec.to_bytes() == data
     for old, new in (
-        (b'"format": 1', b'"format": 9'), (b'"part/0"', b'"part/9"'),
+        (b'"format": 1', b'"format": 9'),
+        (b'"part/0"', b'"part/9"'),
         (b'\\"kind\\": \\"onnxruntime\\"', b'\\"kind\\": \\"somethingels\\"'),
-    ):  # fmt: skip
-        old, new = (text.replace(b'"', b'\\"') if b"\\" not in text else text
-                    for text in (old, new))  # fmt: skip
+    ):
+        old, new = (
+            text.replace(b'"', b'\\"') if b"\\" not in text else text for text in (old, new)
+        )
         assert old in data
         with pytest.raises(gr.ModelFileError):
             gr.load(data.replace(old, new, 1))
