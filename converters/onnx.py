@@ -13,6 +13,7 @@ import numpy as np
 from gruengine.converters import (  # they enter their operators
     onnx_einsum,
     onnx_ops_more,
+    onnx_ops_places,
     onnx_ops_shape,
     onnx_quantized,
     onnx_recurrent,
@@ -42,7 +43,7 @@ from gruengine.errors import ModelFileError
 from gruengine.spec import DTYPES, Graph, ModelSpec, Node, Port
 from gruengine.spec_checks import problems_of
 
-_ = (onnx_einsum, onnx_ops_more, onnx_ops_shape, onnx_quantized, onnx_recurrent)
+_ = (onnx_einsum, onnx_ops_more, onnx_ops_places, onnx_ops_shape, onnx_quantized, onnx_recurrent)
 Array = np.ndarray[Any, Any]
 
 OLDEST = 7

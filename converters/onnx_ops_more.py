@@ -291,8 +291,8 @@ def _top_k(call: Call) -> list[str]:
     else:
         call.needs(2, 2)
         k = call.inputs[1]
-    if call.builder.array(k) is None:
-        raise Refused(("TopK", "k must be constant"))
+    if call.builder.array(k) is None and call.builder.info(k).value is None:
+        raise Refused(("TopK", "k must be constant, or follow from shapes"))
     attrs: dict[str, Attr] = {
         "axis": call.integer("axis", -1),
         "largest": call.integer("largest", 1),

@@ -107,7 +107,7 @@ def _arg(node: Node, x: Sequence[Info]) -> Info:
 def _top_k(node: Node, x: Sequence[Info]) -> list[Info]:
     if x[0].shape is None:
         return [Info(x[0].dtype), Info("int64")]
-    axis, k = axis_of(attr(node, "axis", -1), len(x[0].shape)), x[1].integers()
+    axis, k = axis_of(attr(node, "axis", -1), len(x[0].shape)), x[1].value
     size = k[0] if k else None
     shape = (*x[0].shape[:axis], size, *x[0].shape[axis + 1 :])
     return [Info(x[0].dtype, shape), Info("int64", shape)]
