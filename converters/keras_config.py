@@ -189,6 +189,8 @@ def _functional(config: dict[str, Any], reasons: list[Reason]) -> Net:
     for layer, entry in zip(layers, config["layers"], strict=True):
         if layer.kind in MODELS:
             layer.net = read_net({"class_name": layer.kind, "config": layer.config}, reasons)
+        if layer.kind == "GetItem":
+            entry = _indexed(layer, entry)
         nodes = entry.get("inbound_nodes", [])
         if not isinstance(nodes, list) or len(nodes) > MAX_LAYERS:
             raise Broken(f"{layer.name}: inbound_nodes {nodes!r:.100}")
@@ -207,6 +209,17 @@ def _functional(config: dict[str, Any], reasons: list[Reason]) -> Net:
         raise Broken(f"input_layers {inputs!r:.100}, output_layers {outputs!r:.100}")
     net.calls = _sorted(calls, net)
     return net
+
+
+def _indexed(layer: LayerDef, entry: Any) -> Any:
+    """Move what ``x[...]`` is indexed with from the call to the configuration."""
+    nodes = entry.get("inbound_nodes")
+    call = nodes[0] if isinstance(nodes, list) and len(nodes) == 1 else None
+    given = call.get("args") if isinstance(call, dict) else None
+    if call is None or not isinstance(given, list) or len(given) != 2 or "key" in layer.config:
+        raise Broken(f"{layer.name}: a call {nodes!r:.100}")
+    layer.config["key"] = given[1]
+    return {"inbound_nodes": [{**call, "args": given[:1]}]}
 
 
 def _is_ref(value: Any) -> bool:

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.converters import keras_layers, keras_rnn, keras_shape
+from gruengine.converters import (
+    keras_image,
+    keras_layers,
+    keras_more,
+    keras_ops,
+    keras_rnn,
+    keras_shape,
+)
 from gruengine.converters.base import Reason
 from gruengine.converters.graph_parts import GraphParts
 from gruengine.converters.keras_base import (
@@ -26,7 +33,13 @@ from gruengine.spec import Dim, Graph, ModelSpec, Node, Port
 
 Array = np.ndarray[Any, Any]
 
-READERS = {**keras_layers.READERS, **keras_shape.READERS, **keras_rnn.READERS}
+READERS = {
+    **keras_layers.READERS,
+    **keras_shape.READERS,
+    **keras_rnn.READERS,
+    **keras_image.READERS,
+    **keras_more.READERS,
+}
 
 _WHY = {
     "Lambda": "a Lambda holds code, and nothing of a file is run",
@@ -40,10 +53,13 @@ def parse(layer: LayerDef, era: Era, reasons: list[Reason], where: str) -> Parse
     """Read the configuration of one layer; what is not allowed becomes reasons."""
     if layer.module.startswith("keras.src.ops"):
         config = Config(layer, era, reasons, where)
-        parsed = keras_layers.numpy_op(config)
+        parsed = keras_ops.reader_of(config)(config)
         config.done()
         return parsed
-    reader = READERS.get(layer.kind)
+    # A .h5 file does not tell operators from layers; few share a name.
+    reader = READERS.get(layer.kind) or (
+        None if layer.module else keras_ops.READERS.get(layer.kind)
+    )
     if reader is None:
         why = _WHY.get(layer.kind, "no layer that is converted; a custom layer is code")
         reasons.append(Reason(where, f"class {layer.kind:.100}", why))

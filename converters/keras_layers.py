@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from gruengine.converters.keras_graph import Builder
 
 IDENTITIES = (
-    "Dropout SpatialDropout1D GaussianNoise GaussianDropout AlphaDropout ActivityRegularization "
-    "Identity"
+    "Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout "
+    "ActivityRegularization Identity"
 ).split()
 
 

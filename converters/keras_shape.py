@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gruengine.converters import keras_activations as acts
+from gruengine.converters import keras_image
 from gruengine.converters.keras_base import Arrays, Config, Parsed, Refused, Value, Var
 from gruengine.spec import Attr, Dim
 
@@ -223,8 +224,11 @@ def _distributed(c: Config) -> Parsed:
     inner = c.inner("layer")
     if inner is None:
         return Parsed(lambda b, inputs, arrays: list(inputs))
-    if inner.kind not in _EVERY_STEP:
-        c.refuse(f"of a {inner.kind:.80}", f"allowed: {', '.join(_EVERY_STEP)}")
+    whole = inner.kind in keras_image.READERS
+    if inner.kind not in _EVERY_STEP and not whole:
+        c.refuse(
+            f"of a {inner.kind:.80}", f"allowed: {', '.join([*_EVERY_STEP, *keras_image.READERS])}"
+        )
         return Parsed(lambda b, inputs, arrays: list(inputs))
     axis = inner.config.get("axis")
     # Axes of the inner layer count from the batch, without the time in between.
@@ -238,6 +242,9 @@ def _distributed(c: Config) -> Parsed:
         x = b.one(inputs)
         if len(x.dims) < 3:
             raise Refused(f"TimeDistributed of {list(x.dims)}", "[batch, time, ...]")
+        if whole:
+            own = arrays.below("layer")
+            return keras_image.at_every_step(b, c.where, x, lambda one: parsed.emit(b, [one], own))
         if not flat:
             return parsed.emit(b, inputs, arrays.below("layer"))
         sizes = [size for size in x.dims[2:] if isinstance(size, int)]

@@ -35,7 +35,7 @@ def test_every_reason_is_told_at_once():
         kh.layer("Conv1D", name="conv", filters=2, kernel_size=[3], padding="valid",
                  data_format="channels_first"),
         kh.layer("Dense", name="dense", units=0, activation="tanh", lora_rank=4),
-        kh.layer("MultiHeadAttention", name="attention", num_heads=2),
+        kh.layer("GroupQueryAttention", name="attention", num_heads=2),
         kh.layer("Dense", name="int8", units=2, dtype={
             "class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}}),
     )  # fmt: skip
@@ -48,7 +48,7 @@ def test_every_reason_is_told_at_once():
         "conv: Conv1D data_format='channels_first'",
         "dense: Dense units=0: a positive integer",
         "dense: Dense lora_rank=4: an attribute that is not converted",
-        "attention: class MultiHeadAttention",
+        "attention: class GroupQueryAttention",
         "int8: Dense dtype='QuantizedDTypePolicy': quantised weights",
         "conv: no arrays of this Conv1D",
     ):
