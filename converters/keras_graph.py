@@ -57,9 +57,8 @@ def parse(layer: LayerDef, era: Era, reasons: list[Reason], where: str) -> Parse
         config.done()
         return parsed
     # A .h5 file does not tell operators from layers; few share a name.
-    reader = READERS.get(layer.kind) or (
-        None if layer.module else keras_ops.READERS.get(layer.kind)
-    )
+    operator = not layer.module and (layer.kind not in READERS or "newshape" in layer.config)
+    reader = keras_ops.known(layer.kind) if operator else READERS.get(layer.kind)
     if reader is None:
         why = _WHY.get(layer.kind, "no layer that is converted; a custom layer is code")
         reasons.append(Reason(where, f"class {layer.kind:.100}", why))

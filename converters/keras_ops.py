@@ -352,9 +352,13 @@ SHARED: dict[str, Callable[[Config], Parsed]] = {
 }  # fmt: skip
 
 
-def reader_of(c: Config) -> Callable[[Config], Parsed]:
-    """Return the reader of an operator; what is unknown is refused by it."""
-    kind = c.layer.kind
+def known(kind: str) -> Callable[[Config], Parsed] | None:
+    """Return the reader of an operator, None for an unknown one."""
     if kind in keras_layers.NUMPY_OPS:
         return keras_layers.numpy_op
-    return READERS.get(kind) or SHARED.get(kind) or keras_layers.numpy_op
+    return READERS.get(kind) or SHARED.get(kind)
+
+
+def reader_of(c: Config) -> Callable[[Config], Parsed]:
+    """Return the reader of an operator; what is unknown is refused by it."""
+    return known(c.layer.kind) or keras_layers.numpy_op

@@ -116,6 +116,8 @@ def _place_one(
 
 
 def _floats(weights: Weights, name: str, array: Array) -> Array:
+    if name.endswith("/count") and array.dtype.kind in "iu":
+        return array  # of the rows that a Normalization has seen: no weight
     weights.arrays[name] = array
     return weights.floats(name)
 
