@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from gruengine.parted_stream import PartedStream
 from gruengine.parts import Part, PartedSpec
 from gruengine.spec import ModelSpec, Port
 from gruengine.verify_source import onnx_session
+
+if TYPE_CHECKING:
+    from gruengine.pool import Pool
 
 Array = np.ndarray[Any, Any]
 
@@ -145,6 +148,10 @@ class PartedModel(Model):
     ) -> PartedStream:
         """Open a stream, as ``Model.stream``; by calls alone."""
         return PartedStream(self, batch_size, dict(sizes or {}))
+
+    def pool(self, capacity: int, sizes: Mapping[str, int] | None = None) -> Pool:
+        """Not there: ONNX Runtime keeps no rows apart."""
+        raise UnsupportedError("a model with parts that ONNX Runtime runs has no pool")
 
     # -- inside -----------------------------------------------------------------------------------
 

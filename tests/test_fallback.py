@@ -215,6 +215,8 @@ def test_frames_are_not_claimed():
     assert model.streamable.node == "n_Hardmax"
     with pytest.raises(gr.UnsupportedError, match="n_Hardmax: ONNX Runtime runs it"):
         model.stream()
+    with pytest.raises(gr.UnsupportedError, match="has no pool"):
+        model.pool(4)
 
 
 def test_types_of_their_own_stay_with_them(rng):
