@@ -260,4 +260,6 @@ GRUENGINE_API gru_status gru_stream_set_state(gru_stream* stream, const void* by
 }
 #endif
 
+#include "gruengine/gruengine_pool.h"
+
 #endif /* GRUENGINE_GRUENGINE_H_ */

@@ -13,6 +13,8 @@ std::string& message() {
   return text;
 }
 
+}  // namespace
+
 gru_status status_of(ErrorCode code) {
   switch (code) {
     case ErrorCode::kInvalidArgument:
@@ -40,8 +42,6 @@ gru_status status_of(ErrorCode code) {
   }
   return GRU_INTERNAL;
 }
-
-}  // namespace
 
 gru_status refuse(gru_status status, const char* text) noexcept {
   try {

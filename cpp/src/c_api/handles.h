@@ -12,6 +12,7 @@
 #include "gruengine/call.h"
 #include "gruengine/gruengine.h"
 #include "gruengine/model.h"
+#include "gruengine/pool.h"
 #include "gruengine/stream.h"
 
 namespace gruengine::c_api {
@@ -36,6 +37,7 @@ class Ports {
  public:
   void add(const Port& port);
   void add(const StepPort& port);
+  void add(const PoolPort& port);
   size_t size() const { return ports_.size(); }
   const gru_port* at(size_t i) const { return i < ports_.size() ? &ports_[i]->port : nullptr; }
 
@@ -50,6 +52,8 @@ class Ports {
   std::vector<std::unique_ptr<Kept>> ports_;
 };
 
+gru_status status_of(ErrorCode code);
+
 [[noreturn]] void refuse_null(const char* what);
 
 // Handles and pointers that a caller must give.
@@ -61,6 +65,9 @@ T& need(T* pointer, const char* what) {
 
 std::vector<ConstView> views_of(const gru_array* arrays, size_t count);
 std::map<std::string, int64_t> sizes_of(const gru_size* sizes, size_t count);
+// Copies bytes to memory of the caller, who says in *size how much there is and hears how much it
+// is.
+void hand_out(const std::vector<uint8_t>& bytes, void* buffer, size_t* size, const char* what);
 // Refuses NULL in place of an array.
 void check_pointers(const Ports& inputs, const void* const* in, const Ports& outputs,
                     void* const* out);

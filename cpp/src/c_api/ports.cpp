@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
+
 #include "c_api/handles.h"
 
 namespace gruengine::c_api {
@@ -45,6 +47,11 @@ void Ports::add(const StepPort& port) {
   ports_.push_back(std::move(kept));
 }
 
+void Ports::add(const PoolPort& port) {
+  add(StepPort{port.name, port.dtype, port.dims, port.time_axis, port.count});
+  ports_.back()->port.row_axis = port.row_axis;
+}
+
 std::vector<ConstView> views_of(const gru_array* arrays, size_t count) {
   if (count > 0) need(arrays, "inputs");
   std::vector<ConstView> views;
@@ -79,6 +86,18 @@ std::map<std::string, int64_t> sizes_of(const gru_size* sizes, size_t count) {
     given[&need(sizes[i].symbol, "sizes[].symbol")] = sizes[i].value;
   }
   return given;
+}
+
+void hand_out(const std::vector<uint8_t>& bytes, void* buffer, size_t* size, const char* what) {
+  const size_t room = buffer == nullptr ? 0 : need(size, "size");
+  need(size, "size") = bytes.size();
+  if (buffer == nullptr) return;
+  if (room < bytes.size()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                std::string("the ") + what + " has " + std::to_string(bytes.size()) +
+                    " bytes; there is room for " + std::to_string(room));
+  }
+  std::copy(bytes.begin(), bytes.end(), static_cast<uint8_t*>(buffer));
 }
 
 void check_pointers(const Ports& inputs, const void* const* in, const Ports& outputs,
