@@ -2,7 +2,8 @@
 # THE list of instruction sets, plainest first. A row is
 #   gru_isa(name base architecture vector flags...)
 # with the vectors of kernels/vec_<vector>.h and the dot products of kernels/dot_<name>.h. A set
-# whose base is another shares its float kernels: only products in bfloat16 and int8 are its own.
+# whose base is another shares its float kernels: only products in bfloat16 and int8 are its own,
+# in <name>_kernels.cpp where there is one, else in low_kernels.cpp.
 # A new set is a row here and missing_<name>() in src/isa/detect_*.cpp. Dispatch and tests follow
 # from the list.
 
@@ -27,6 +28,7 @@ gru_isa(avx2vnni avx2 x86 avx2 -mavx2 -mfma -mavxvnni)
 set(GRU_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl)
 gru_isa(avx512 avx512 x86 avx512 ${GRU_AVX512})
 gru_isa(avx512vnni avx512 x86 avx512 ${GRU_AVX512} -mavx512vnni)
+gru_isa(amx avx512 x86 avx512 ${GRU_AVX512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(GRU_ARCHITECTURE x86)
@@ -58,7 +60,11 @@ function(gru_add_kernels target)
     endif()
     string(APPEND entries "GRU_ISA_ROW(${isa}, ${GRU_ISA_${isa}_BASE})\n")
     set(object "${target}_kernels_${isa}")
-    add_library(${object} OBJECT "${GRU_CPP_DIR}/src/kernels/low_kernels.cpp")
+    set(low "${GRU_CPP_DIR}/src/kernels/${isa}_kernels.cpp")
+    if(NOT EXISTS "${low}")
+      set(low "${GRU_CPP_DIR}/src/kernels/low_kernels.cpp")
+    endif()
+    add_library(${object} OBJECT "${low}")
     if(GRU_ISA_${isa}_BASE STREQUAL isa)
       target_sources(${object} PRIVATE "${GRU_CPP_DIR}/src/kernels/kernels.cpp"
                                        "${GRU_CPP_DIR}/src/kernels/train_kernels.cpp")

@@ -323,12 +323,37 @@ void check_steps(const KernelTable& table, const LowKernels& low) {
   }
 }
 
+// Tiles take rows in blocks of 16 and leave small products to vectors: the same bits on both sides
+// of every border.
+void check_tiles(const KernelTable& table, const LowKernels& low) {
+  if (low.multiple <= low.group) return;
+  for (int64_t m = 1; m <= 70; ++m) {
+    check_gemm(table, low, {m, 64 + m, 1 + 5 * (m % 23), 1 + static_cast<int>(m % 4), false});
+    StepCase(table, low, {StepKind::kLstm, 4}, m, 1 + m % 70, 33 + m % 16, m % 8 != 0).check();
+  }
+  const CellShape cells[] = {{StepKind::kRnn, 1},
+                             {StepKind::kGruAfter, 3},
+                             {StepKind::kGruBeforeGates, 2},
+                             {StepKind::kGruBeforeUpdate, 1}};
+  for (const CellShape& cell : cells) {
+    for (const int64_t rows : {1, 4, 15, 16, 17, 31, 33, 49}) {
+      StepCase(table, low, cell, rows, 3 * rows, 75, rows != 15).check();
+    }
+  }
+  // Long products: rows are finished while the next panel is multiplied.
+  for (const int64_t rows : {1, 9, 16, 32, 47}) {
+    StepCase(table, low, {StepKind::kLstm, 4}, rows, 300, 520, true).check();
+    StepCase(table, low, {StepKind::kGruAfter, 3}, rows, 300, 520, rows != 9).check();
+  }
+}
+
 void run() {
   for_each_isa([](const KernelTable& table) {
     check_prepare(table);
     for (const LowKernels* low : {&table.low->bfloat16, &table.low->int8}) {
       check_gemms(table, *low);
       check_steps(table, *low);
+      check_tiles(table, *low);
     }
   });
 }

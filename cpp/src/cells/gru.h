@@ -50,7 +50,7 @@ struct GruAfterCell {
   static constexpr bool kPeephole = false;
 
   template <class V, class Functions>
-  static void update(const V* pre, Unit<V>& u, const Functions& f) {
+  GRU_INLINE void update(const V* pre, Unit<V>& u, const Functions& f) {
     const V z = f.gate(pre[0]);
     const V r = f.gate(pre[1]);
     const V sum = fma(r, pre[3], pre[2]);
@@ -91,7 +91,7 @@ struct GruBeforeGatesCell {
   static constexpr bool kPeephole = false;
 
   template <class V, class Functions>
-  static void update(const V* pre, Unit<V>& u, const Functions& f) {
+  GRU_INLINE void update(const V* pre, Unit<V>& u, const Functions& f) {
     const V r = f.gate(pre[1]);
     u.gate = f.gate(pre[0]);
     u.h_out = r * u.h;
@@ -123,7 +123,7 @@ struct GruBeforeUpdateCell {
   static constexpr bool kPeephole = false;
 
   template <class V, class Functions>
-  static void update(const V* pre, Unit<V>& u, const Functions& f) {
+  GRU_INLINE void update(const V* pre, Unit<V>& u, const Functions& f) {
     const V n = f.candidate(pre[0]);
     u.h_out = mix(u.gate, n, u.c, f);
     u.kept[0] = f.kept(pre[0], n);

@@ -19,7 +19,7 @@ struct LstmCell {
   static constexpr bool kPeephole = true;
 
   template <class V, class Functions>
-  static void update(const V* pre, Unit<V>& u, const Functions& f) {
+  GRU_INLINE void update(const V* pre, Unit<V>& u, const Functions& f) {
     V i = pre[0];
     V o = pre[1];
     V forget = pre[2];

@@ -16,7 +16,7 @@ struct RnnCell {
   static constexpr bool kPeephole = false;
 
   template <class V, class Functions>
-  static void update(const V* pre, Unit<V>& u, const Functions& f) {
+  GRU_INLINE void update(const V* pre, Unit<V>& u, const Functions& f) {
     u.h_out = f.candidate(pre[0]);
     u.kept[0] = f.kept(pre[0], u.h_out);
   }

@@ -10,6 +10,11 @@
 
 #include <cstdint>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace gruengine {
 namespace {
 
@@ -49,6 +54,19 @@ uint64_t saved_states() {
 
 constexpr uint64_t kYmmState = 0x06;
 constexpr uint64_t kZmmState = 0xE6;
+constexpr uint64_t kTileState = 0x60000;
+
+// Linux keeps the tiles of a process only if it asked for them once, for all its threads. It
+// refuses where an alternate signal stack is too small to hold them.
+bool may_use_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr int kRequestPermission = 0x1023;
+  constexpr int kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return true;
+#endif
+}
 
 }  // namespace
 
@@ -89,6 +107,20 @@ const char* missing_avx512vnni() {
   const char* less = missing_avx512();
   if (*less != '\0') return less;
   return bit(cpuid(7, 0).ecx, 11) ? "" : "this CPU has no AVX-512 VNNI";
+}
+
+const char* missing_amx() {
+  const char* less = missing_avx512vnni();
+  if (*less != '\0') return less;
+  if (!bit(cpuid(7, 1).eax, 5)) return "this CPU has no AVX-512 BF16";
+  const uint32_t edx = cpuid(7, 0).edx;
+  if (!bit(edx, 24)) return "this CPU has no AMX tiles";
+  if (!bit(edx, 22)) return "this CPU has no AMX BF16";
+  if (!bit(edx, 25)) return "this CPU has no AMX INT8";
+  if ((saved_states() & kTileState) != kTileState) {
+    return "the operating system does not save AMX tiles";
+  }
+  return may_use_tiles() ? "" : "the operating system refuses AMX tiles to this process";
 }
 
 }  // namespace gruengine

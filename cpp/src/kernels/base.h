@@ -27,6 +27,15 @@
 #define GRU_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+// The same for members, which "static" would make static.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define GRU_ALWAYS_INLINE __forceinline
+#define GRU_NEVER_INLINE __declspec(noinline)
+#else
+#define GRU_ALWAYS_INLINE inline __attribute__((always_inline))
+#define GRU_NEVER_INLINE __attribute__((noinline))
+#endif
+
 #if defined(__GNUC__)
 #define GRU_PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else

@@ -39,7 +39,8 @@ GRU_INLINE void update_sums(const StepArgs& args, int64_t panel, int64_t row, in
 template <class Weights, int NV>
 GRU_INLINE int64_t bytes_of_block(int64_t k) {
   const int64_t head = Weights::kGroup == 4 ? NV * Vec::kWidth * 8 : 0;
-  return head + (k + Weights::kGroup - 1) / Weights::kGroup * (NV * Vec::kWidth * 4);
+  const int64_t rows = (k + Weights::kMultiple - 1) / Weights::kMultiple * Weights::kMultiple;
+  return head + rows / Weights::kGroup * (NV * Vec::kWidth * 4);
 }
 
 template <class Cell, class Weights>

@@ -31,6 +31,7 @@ GRU_INLINE int chain_of(const LowTile& t, int g) {
 // Weights of int8: sums are exact, and become floats at the end.
 struct Int8Weights {
   static constexpr int kGroup = 4;
+  static constexpr int kMultiple = 4;
 
   template <int NV, int P, int R>
   GRU_NOINLINE void add(const LowTile& t) {
@@ -82,6 +83,7 @@ struct Int8Weights {
 // Weights of bfloat16, widened: prepared values are floats already rounded.
 struct Bfloat16Weights {
   static constexpr int kGroup = 2;
+  static constexpr int kMultiple = 2;
 
   template <int NV, int P, int R>
   GRU_NOINLINE void add(const LowTile& t) {

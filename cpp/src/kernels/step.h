@@ -36,7 +36,8 @@ struct AnyFunctions {
 };
 
 template <class Cell, class Functions>
-GRU_INLINE void update_units(const StepArgs& args, int64_t panel, int64_t row, const Vec* pre) {
+GRU_INLINE void update_units(const StepArgs& args, int64_t panel, int64_t row, const Vec* pre,
+                             const Functions& functions) {
   constexpr int V = Vec::kWidth;
   const int64_t unit = panel * V;
   const int64_t left = args.hidden - unit;
@@ -54,7 +55,7 @@ GRU_INLINE void update_units(const StepArgs& args, int64_t panel, int64_t row, c
       u.peephole_f = load(p + 2 * V);
     }
   }
-  Cell::update(pre, u, Functions{*args.params});
+  Cell::update(pre, u, functions);
   if constexpr (Cell::kWritesC) store_columns(args.c_out + row * args.ldc_out + unit, u.c, left);
   if constexpr (Cell::kWritesGate) store_columns(args.gate + row * args.ldg + unit, u.gate, left);
   store_columns(args.h_out + row * args.ldh_out + unit, u.h_out, left);
@@ -72,7 +73,7 @@ GRU_NOINLINE void update_tile(const StepArgs& args, int64_t panel, int64_t row, 
         sums[g] = load(pre);
         pre += Vec::kWidth;
       }
-      update_units<Cell, Functions>(args, panel + p, row + r, sums);
+      update_units<Cell>(args, panel + p, row + r, sums, Functions{*args.params});
     }
   }
 }
@@ -98,7 +99,7 @@ struct StepTile {
     if (R == 1 && standard) {
       GRU_UNROLL
       for (int p = 0; p < P; ++p) {
-        update_units<Cell, StandardFunctions>(args, panel + p, row, sums[p][0]);
+        update_units<Cell>(args, panel + p, row, sums[p][0], StandardFunctions{*args.params});
       }
     } else {
       finish_in_memory(sums, panel, row);
