@@ -101,17 +101,37 @@ struct TiledBfloat16Weights {
   }
 };
 
-// All tiles of blocks [begin, end) for any rows, at most three at once: more take tiles.
+template <int P, int R, class Tile>
+GRU_INLINE void run_few_rows(const Tile& tile, int64_t block, int64_t rows) {
+  constexpr Ahead kNone = {0, -1};
+  int64_t row = 0;
+  for (; row + R <= rows; row += R) tile.template run<P, R>(block, row, kNone);
+  if constexpr (R > 1) {
+    if (row < rows) tile.template run<P, 1>(block, row, kNone);
+  }
+}
+
+template <int P, int R, class Tile>
+GRU_INLINE void run_few_blocks(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
+                               bool backwards) {
+  int64_t left = end - begin;
+  for (; left >= P; left -= P) {
+    run_few_rows<P, R>(tile, backwards ? begin + left - P : end - left, rows);
+  }
+  for (; left > 0; --left) {
+    run_few_rows<1, R>(tile, backwards ? begin + left - 1 : end - left, rows);
+  }
+}
+
+// All blocks [begin, end), at most two rows at once: more take tiles.
 template <int NV, class Tile>
 GRU_INLINE void run_few(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
                         bool backwards) {
-  switch (rows) {
-    case 1:
-      return run_groups<blocks_of_tile(1, NV, NV), 1, NV>(tile, begin, end, 1, backwards);
-    case 2:
-      return run_groups<blocks_of_tile(2, NV, NV), 2, NV>(tile, begin, end, 2, backwards);
-    default:
-      return run_groups<blocks_of_tile(3, NV, NV), 3, NV>(tile, begin, end, rows, backwards);
+  constexpr int kBlocks = NV == 1 ? 8 : NV == 2 ? 4 : 2;
+  if (rows == 1) {
+    run_few_blocks<kBlocks, 1>(tile, begin, end, rows, backwards);
+  } else {
+    run_few_blocks<kBlocks / 2, 2>(tile, begin, end, rows, backwards);
   }
 }
 
