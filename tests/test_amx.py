@@ -16,7 +16,7 @@ CPU_FLAGS = {"amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"}
 
 # Linux refuses tiles to a process with an alternate signal stack that cannot hold them.
 REFUSED = """
-import ctypes, mmap
+import ctypes
 import numpy as np
 
 class Stack(ctypes.Structure):
@@ -29,8 +29,7 @@ assert ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None) == 0
 import gruengine as gr
 print(gr.info()["isas"]["amx"]["reason"])
 print(gr.info()["isa"])
-net = gr.Sequential([gr.LSTM(20), gr.Dense(3)])
-net.build((None, None, 5))
+net = gr.Sequential([gr.LSTM(20), gr.Dense(3)], 5)
 print(np.isfinite(net(np.ones((2, 4, 5), np.float32))).all())
 try:
     with gr.isa("amx"):
