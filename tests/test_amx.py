@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import gruengine as gr
@@ -40,7 +39,8 @@ except gr.InvalidInputError as error:
 
 
 def cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else []:
         if line.startswith("flags"):
             return set(line.split(":", 1)[1].split())
     return set()
@@ -50,8 +50,8 @@ def cpu_flags() -> set[str]:
 def test_amx_is_used_where_the_cpu_has_it():
     isas = gr.info()["isas"]
     if "amx" not in isas:
-        assert not CPU_FLAGS <= cpu_flags()
-    elif CPU_FLAGS <= cpu_flags():
+        assert not cpu_flags() >= CPU_FLAGS
+    elif cpu_flags() >= CPU_FLAGS:
         assert isas["amx"]["supported"], isas["amx"]["reason"]
         with gr.isa("amx"):
             assert gr.info()["isa"] == "amx"
@@ -69,4 +69,5 @@ def test_a_refused_permission_falls_back_to_vectors():
     assert reason == "the operating system refuses AMX tiles to this process"
     assert isa == "avx512vnni"
     assert finite == "True"
-    assert "'amx'" in error and reason in error and "avx512vnni" in error
+    for part in ("'amx'", reason, "avx512vnni"):
+        assert part in error
