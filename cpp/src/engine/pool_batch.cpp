@@ -8,7 +8,7 @@ namespace gruengine {
 namespace {
 
 // Rows of the plans. Other numbers run as several of them or with rows to spare.
-constexpr int64_t kTileRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128};
+constexpr int64_t kTileRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 // Reading the weights once costs as much as computing these many rows.
 constexpr int64_t kFixedCost = 4;
 constexpr int64_t kLongFrames = 16;
