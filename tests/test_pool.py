@@ -114,6 +114,19 @@ def test_every_number_of_rows(isa: str, rows: int, rng: np.random.Generator) -> 
         assert np.array_equal(value, batch.state[name])
 
 
+@pytest.mark.parametrize("compute_type", ["bfloat16", "int8"])
+def test_compute_types(isa: str, compute_type: str, rng: np.random.Generator) -> None:
+    model = gr.load(lstm(37, 5).spec.to_bytes(), compute_type=compute_type)
+    pool = model.pool(90)
+    solo = {pool.open(): model.stream() for _ in range(90)}
+    for _ in range(6):
+        ids = rng.permutation(list(solo))[: rng.integers(1, 91)]
+        x = rng.normal(size=(len(ids), 5)).astype(np.float32)
+        y = pool.step(ids, x)
+        for row, key in enumerate(ids):
+            assert np.array_equal(y[row : row + 1], solo[int(key)].step(x[row : row + 1]))
+
+
 def test_two_threads_give_the_bits_of_one(rng: np.random.Generator) -> None:
     net = gr.Sequential([gr.LSTM(130, return_sequences=True)], 40)
     one, two = (net.compile(num_threads=n).pool(40) for n in (1, 2))
