@@ -95,7 +95,7 @@ def quantise(spec: ModelSpec, compute_type: str) -> ModelSpec:
     """
     tensors = dict(spec.tensors)
     for name, axes in low_axes(spec).items():
-        if compute_type == "bfloat16" or not axes:
+        if compute_type == "bfloat16" or (compute_type == "int8" and not axes):
             tensors[name] = round_bfloat16(tensors[name]).astype(np.float32)
         elif compute_type == "int8":
             q, scales = pack(tensors[name], axes)
