@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Signature", "Stream", "Streamable", "load"]
 
-COMPUTE_TYPES = ("float32", "bfloat16", "int8", "auto")
+COMPUTE_TYPES = ("float32", "bfloat16", "int8", "bf16x3", "auto")
 
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
@@ -328,7 +328,7 @@ def load(
     source : path or bytes
         A model file; or any source that :func:`gruengine.convert` reads, which is converted in
         memory first.
-    compute_type : {"float32", "bfloat16", "int8", "auto"}, optional
+    compute_type : {"float32", "bfloat16", "int8", "bf16x3", "auto"}, optional
         How products with weights are made; states and all else are float32. By default what the
         model file says, float32 for other sources.
     num_threads : int
@@ -362,7 +362,9 @@ def check_compute_type(compute_type: str | None) -> str | None:
         raise UnsupportedError(
             f"compute_type {compute_type!r}; this version has {', '.join(COMPUTE_TYPES)}"
         )
-    return compute_type if compute_type != "auto" else "float32"
+    if compute_type == "auto":
+        return "bfloat16" if _core.current_isa() == "amx" else "float32"
+    return compute_type
 
 
 def _as_lengths(lengths: Any) -> list[int]:

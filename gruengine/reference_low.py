@@ -2,7 +2,8 @@
 """Products of the compute types below float32, in float64 NumPy: what is rounded, and how.
 
 bfloat16: both sides to the nearest bfloat16, ties to even. int8: both sides to integers in
-[-127, 127], weights with a scale for each output, values with a scale for each row.
+[-127, 127], weights with a scale for each output, values with a scale for each row. bf16x3: both
+sides as sums of two bfloat16, without the product of the two lower ones.
 """
 
 from __future__ import annotations
@@ -26,10 +27,19 @@ def quantise_rows(a: Array) -> tuple[Array, Array]:
     return np.rint(a * inverse[..., None]).astype(np.int64), (most / np.float32(127))
 
 
+def split(a: Array) -> tuple[Array, Array]:
+    """Return the bfloat16 nearest to ``a``, and the one nearest to what that leaves."""
+    high = round_bfloat16(a)
+    return high, round_bfloat16(np.asarray(a, np.float32) - high.astype(np.float32))
+
+
 def product(a: Array, W: Array, compute_type: str) -> Array:
     """Return ``a W^T`` of a [N, k] and W [M, k] as the compute type makes it: float64 [N, M]."""
     if compute_type == "bfloat16":
         return np.asarray(round_bfloat16(a) @ round_bfloat16(W).T)
+    if compute_type == "bf16x3":
+        (high, low), (other, rest) = split(a), split(W)
+        return np.asarray(high @ other.T + high @ rest.T + low @ other.T)
     if compute_type == "int8":
         rows, row_scales = quantise_rows(a)
         weights, scales = quantise_weights(W)

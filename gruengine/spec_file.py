@@ -96,9 +96,9 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
     keys = ("format", "graph", "state", "provenance", "tensors")
     expect_keys(document, keys, ("compute_type", "parity", "scales"), "the description")
     compute_type = document.get("compute_type", "float32")
-    if compute_type not in ("float32", "bfloat16", "int8"):
+    if compute_type not in ("float32", "bfloat16", "int8", "bf16x3"):
         raise ModelFileError(
-            f"compute_type {shown(compute_type)}; allowed: float32, bfloat16, int8"
+            f"compute_type {shown(compute_type)}; allowed: float32, bfloat16, int8, bf16x3"
         )
     scales = {
         name: _take(tensors, scale)
@@ -131,6 +131,8 @@ def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
     from gruengine.spec_low import low_axes, pack
 
     scales: dict[str, str] = {}
+    if spec.compute_type == "bf16x3":
+        return scales
     for name, axes in low_axes(spec).items():
         array = spec.tensors[name]
         if spec.compute_type == "bfloat16" or not axes:

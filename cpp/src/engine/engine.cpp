@@ -26,8 +26,9 @@ Engine::Engine(std::shared_ptr<const ModelFile> file, const ModelOptions& option
       options_(options),
       kernels_(gruengine::kernels()),
       compute_type_(options.compute_type.value_or(compute_type_named(file_->compute_type))),
-      low_(low_kernels(kernels_, compute_type_)),
-      weights_(weight_bytes(*file_) * (low_ != nullptr ? low_->weight_bytes : 4) / 4) {
+      low_(low_type(kernels_, compute_type_)),
+      low_convolutions_(low_type_of_convolutions(kernels_, compute_type_)),
+      weights_(weight_bytes(*file_) * (low_ ? low_->weight_bytes * low_->terms : 4) / 4) {
   if (options.num_threads < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 "num_threads is " + std::to_string(options.num_threads) + "; it must be 1 or more");
@@ -54,7 +55,14 @@ bool Engine::is_returned(const std::string& output) const {
 }
 
 PlanSource Engine::source() const {
-  return {file_->graph, file_->state, constants_, weights_, kernels_, low_, options_.num_threads};
+  return {file_->graph,
+          file_->state,
+          constants_,
+          weights_,
+          kernels_,
+          low_ ? &*low_ : nullptr,
+          low_convolutions_ ? &*low_convolutions_ : nullptr,
+          options_.num_threads};
 }
 
 std::shared_ptr<const Plan> Engine::plan_once(const PlanRequest& request) const {

@@ -65,7 +65,7 @@ class Engine {
   ModelOptions options_;
   const KernelTable& kernels_;
   ComputeType compute_type_;
-  const LowKernels* low_;  // nullptr: float32
+  std::optional<LowType> low_, low_convolutions_;  // nothing: float32
   mutable WeightStore weights_;
   Arena folded_;
   std::map<std::string, Value> constants_;

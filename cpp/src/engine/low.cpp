@@ -11,16 +11,26 @@
 namespace gruengine {
 namespace {
 
+float high_part(float x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bfloat16_bits(x)) << 16);
+}
+// What the high part leaves; nothing where that is not finite.
+float low_part(float x) {
+  const float high = high_part(x);
+  return std::isfinite(high) ? x - high : 0.0f;
+}
+
 // One block of `columns` columns, whose first is `first`, and the rows [top, top + k).
 struct Block {
-  const LowKernels& low;
+  const LowType& low;
   const WeightAt& at;
   int64_t top, k, first, columns, n;
 
   float weight(int64_t row, int64_t column) const {
     if (first + column >= n) return 0.0f;
-    const float* weight = at(top + row, first + column);
-    return weight == nullptr ? 0.0f : *weight;
+    const float* weight = at(top + row % k, first + column);
+    if (weight == nullptr) return 0.0f;
+    return row / k == 1 ? low_part(*weight) : *weight;
   }
   int64_t place(int64_t row, int64_t column) const {
     return (row / low.group * columns + column) * low.group + row % low.group;
@@ -28,7 +38,7 @@ struct Block {
 
   void pack_bfloat16(char* to) const {
     auto* weights = reinterpret_cast<uint16_t*>(to);
-    for (int64_t row = 0; row < k; ++row) {
+    for (int64_t row = 0; row < low.depth(k); ++row) {
       for (int64_t c = 0; c < columns; ++c) {
         weights[place(row, c)] = bfloat16_bits(weight(row, c));
       }
@@ -61,6 +71,7 @@ constexpr std::pair<const char*, ComputeType> kComputeTypes[] = {
     {"float32", ComputeType::kFloat32},
     {"bfloat16", ComputeType::kBfloat16},
     {"int8", ComputeType::kInt8},
+    {"bf16x3", ComputeType::kBf16x3},
 };
 
 }  // namespace
@@ -82,15 +93,21 @@ ComputeType compute_type_named(const std::string& name) {
               "compute_type '" + name + "' is unknown; it must be one of " + names);
 }
 
-const LowKernels* low_kernels(const KernelTable& table, ComputeType type) {
+std::optional<LowType> low_type(const KernelTable& table, ComputeType type) {
   switch (type) {
     case ComputeType::kBfloat16:
-      return &table.low->bfloat16;
+      return LowType{table.low->bfloat16, 1};
     case ComputeType::kInt8:
-      return &table.low->int8;
+      return LowType{table.low->int8, 1};
+    case ComputeType::kBf16x3:
+      return LowType{table.low->bfloat16, 3};
     default:
-      return nullptr;
+      return std::nullopt;
   }
+}
+
+std::optional<LowType> low_type_of_convolutions(const KernelTable& table, ComputeType type) {
+  return low_type(table, type == ComputeType::kInt8 ? ComputeType::kBfloat16 : type);
 }
 
 uint16_t bfloat16_bits(float x) {
@@ -115,13 +132,14 @@ float weight_scale(float most) {
   return std::bit_cast<float>((bits + 0x7fu) & ~0x7fu);
 }
 
-int64_t low_bytes(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int width) {
+int64_t low_bytes(const LowType& low, const std::vector<int64_t>& parts, int64_t n, int width) {
   int64_t bytes = 0;
-  for (const int64_t k : parts) bytes += block_bytes(low, k, (n + width - 1) / width * width);
+  for (const int64_t k : parts)
+    bytes += block_bytes(low, low.depth(k), (n + width - 1) / width * width);
   return bytes;
 }
 
-void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
+void pack_low(const LowType& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
               int width, const WeightAt& at, char* to) {
   const int64_t vectors = (n + width - 1) / width;
   for (int64_t first = 0; first < vectors; first += nv) {
@@ -134,20 +152,33 @@ void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t 
       } else {
         block.pack_bfloat16(to);
       }
-      to += block_bytes(low, parts[part], columns);
+      to += block_bytes(low, low.depth(parts[part]), columns);
       top += parts[part];
     }
   }
 }
 
 int64_t LowBuffer::bytes() const {
-  return rows * stride() + (rows * int64_t{sizeof(float)} + 63) / 64 * 64;
+  const int64_t split = low->terms > 1 ? low->depth(k) * int64_t{sizeof(float)} : 0;
+  return rows * stride() + scale_bytes() + (split + 63) / 64 * 64;
 }
 
 LowRows LowBuffer::prepare(const float* from, int64_t ld, int64_t count, char* to) const {
   auto* scale = low->scaled ? reinterpret_cast<float*>(to + rows * stride()) : nullptr;
-  low->prepare({count, k, from, ld, 0.0f, to, stride(), scale});
-  return {to, stride(), scale};
+  if (low->terms == 1) {
+    low->prepare({count, k, from, ld, 0.0f, to, stride(), scale});
+    return {to, stride(), scale};
+  }
+  auto* split = reinterpret_cast<float*>(to + rows * stride() + scale_bytes());
+  for (int64_t row = 0; row < count; ++row) {
+    const float* x = from + row * ld;
+    for (int64_t i = 0; i < k; ++i) {
+      split[i] = split[k + i] = x[i];
+      split[2 * k + i] = low_part(x[i]);
+    }
+    low->prepare({1, low->depth(k), split, 0, 0.0f, to + row * stride(), stride(), nullptr});
+  }
+  return {to, stride(), nullptr};
 }
 
 }  // namespace gruengine

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "gruengine/model.h"
@@ -26,8 +27,19 @@ struct LowMatrix {
   int64_t block_stride = 0;  // bytes
 };
 
-// The kernels of a compute type; nullptr for float32.
-const LowKernels* low_kernels(const KernelTable& table, ComputeType type);
+// The kernels of a compute type. In bf16x3 rows and weights are sums of two bfloat16 values, high
+// and low, and three of their products count: k values become the 3 * k [high, high, low], k rows
+// of weights [high; low; high].
+struct LowType : LowKernels {
+  int terms = 1;
+
+  int64_t depth(int64_t k) const { return terms * k; }
+};
+
+// Nothing for float32.
+std::optional<LowType> low_type(const KernelTable& table, ComputeType type);
+// That of convolutions, which lose too much in int8 and are made in bfloat16 there.
+std::optional<LowType> low_type_of_convolutions(const KernelTable& table, ComputeType type);
 
 uint16_t bfloat16_bits(float x);  // to nearest, ties to even; NaN stays NaN
 
@@ -40,21 +52,24 @@ float largest(const float* values, int64_t n);
 float weight_scale(float most);
 
 // Bytes of a matrix whose blocks hold a block for each part of the rows, one after another.
-int64_t low_bytes(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int width);
+int64_t low_bytes(const LowType& low, const std::vector<int64_t>& parts, int64_t n, int width);
 
 // Writes that matrix to `to`, zeroed memory. Weights of int8 have a scale for each column and part.
-void pack_low(const LowKernels& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
+void pack_low(const LowType& low, const std::vector<int64_t>& parts, int64_t n, int32_t nv,
               int width, const WeightAt& at, char* to);
 
 // Memory for prepared rows of k values: the rows, then their scales.
 struct LowBuffer {
-  const LowKernels* low = nullptr;
+  const LowType* low = nullptr;
   int64_t rows = 0, k = 0;
 
-  int64_t stride() const { return prepared_stride(*low, k); }
+  int64_t stride() const { return prepared_stride(*low, low->depth(k)); }
   int64_t bytes() const;
   // Prepares `count` rows into memory at `to` and returns them.
   LowRows prepare(const float* from, int64_t ld, int64_t count, char* to) const;
+
+ private:
+  int64_t scale_bytes() const { return (rows * int64_t{sizeof(float)} + 63) / 64 * 64; }
 };
 
 }  // namespace gruengine

@@ -255,8 +255,11 @@ const float* NodeBuilder::padded(size_t i, int64_t n, int64_t stride, int64_t of
 
 const KernelTable& NodeBuilder::kernels() const { return planner_.source_.kernels; }
 
-const LowKernels* NodeBuilder::low() const {
+const LowType* NodeBuilder::low() const {
   return planner_.fold_.on ? nullptr : planner_.source_.low;
+}
+const LowType* NodeBuilder::low_convolutions() const {
+  return planner_.fold_.on ? nullptr : planner_.source_.low_convolutions;
 }
 int NodeBuilder::threads() const { return planner_.source_.threads; }
 

@@ -122,7 +122,8 @@ class NodeBuilder {
 
   const KernelTable& kernels() const;
   // The kernels of a compute type below float32, or nullptr; and the most threads of a run.
-  const LowKernels* low() const;
+  const LowType* low() const;
+  const LowType* low_convolutions() const;
   int threads() const;
   // Where packed forms of a constant belong: with the model or with this plan.
   WeightStore& store(const Value& constant) const;

@@ -328,7 +328,7 @@ void Planner::fail_frames(const std::string& node, const std::string& why) {
 void Planner::fold(const Graph& graph, const std::vector<StatePair>& state,
                    const KernelTable& kernels, WeightStore& weights, Arena& arena,
                    std::map<std::string, Value>& constants) {
-  const PlanSource source{graph, state, constants, weights, kernels, nullptr, 1};
+  const PlanSource source{graph, state, constants, weights, kernels, nullptr, nullptr, 1};
   const PlanRequest request;
   Planner planner(source, request);
   planner.fold_arena_ = &arena;

@@ -18,8 +18,9 @@ struct PlanSource {
   const std::map<std::string, Value>& constants;  // tensors of the file and what folds from them
   WeightStore& weights;
   const KernelTable& kernels;
-  const LowKernels* low;  // of the compute type; nullptr: float32
-  int threads;            // that a run may use
+  const LowType* low;  // of the compute type; nullptr: float32
+  const LowType* low_convolutions;
+  int threads;  // that a run may use
 };
 
 // Whether runs that carry states return a graph output: states are not, unless there is nothing

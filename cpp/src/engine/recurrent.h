@@ -36,7 +36,7 @@ struct RecurrentPlan {
   enum class Cell { kRnn, kLstm, kGru };
 
   const KernelTable* kernels;
-  const LowKernels* low;  // nullptr: float32
+  const LowType* low;  // nullptr: float32
   Cell cell;
   int64_t T, N, I, H, K, D;
   int64_t panels;  // of V units

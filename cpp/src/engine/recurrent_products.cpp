@@ -48,7 +48,7 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
     if (low != nullptr) {
       LowGemmArgs args = low_product(phase.low, begin, end, width);
       args.m = steps * N;
-      args.k = I;
+      args.k = low->depth(I);
       args.a = prepared_x;
       args.init = init;
       args.c = c;
@@ -87,9 +87,11 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
   if (args.input > 0) {
     step.x = rows_x.prepare(args.x, args.ldx, args.rows, rows);
   } else {
-    step.w = phase.low.data + block_bytes(*low, I, vector);
+    step.w = phase.low.data + block_bytes(*low, low->depth(I), vector);
   }
   step.h = rows_h.prepare(args.h, args.ldh, args.rows, rows + rows_x.bytes());
+  step.cell.input = low->depth(args.input);
+  step.cell.recurrent = low->depth(args.recurrent);
   low->step[kind](step);
 }
 
@@ -112,6 +114,7 @@ void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, Team& tea
   }
   LowGemmArgs args = low_product(s.direction->low_projection, begin, end, width);
   args.m = rows;
+  args.k = low->depth(H);
   args.a =
       rows_hidden.prepare(s.hidden, H, rows, member(s, team) + rows_x.bytes() + rows_h.bytes());
   args.c = y + begin * block;

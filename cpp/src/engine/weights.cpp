@@ -33,7 +33,7 @@ const PackedMatrix& WeightStore::matrix(const std::string& key, int64_t k, int64
   return matrices_[key] = PackedMatrix{data, k, n, nv, k * nv * width};
 }
 
-const LowMatrix& WeightStore::low_matrix(const std::string& key, const LowKernels& low,
+const LowMatrix& WeightStore::low_matrix(const std::string& key, const LowType& low,
                                          const std::vector<int64_t>& parts, int64_t n, int32_t nv,
                                          int width, const WeightAt& at) {
   const std::lock_guard lock(mutex_);
@@ -44,7 +44,7 @@ const LowMatrix& WeightStore::low_matrix(const std::string& key, const LowKernel
   LowMatrix matrix{data, 0, n, nv, 0};
   for (const int64_t k : parts) {
     matrix.k += k;
-    matrix.block_stride += block_bytes(low, k, int64_t{nv} * width);
+    matrix.block_stride += block_bytes(low, low.depth(k), int64_t{nv} * width);
   }
   return low_matrices_[key] = matrix;
 }

@@ -36,7 +36,7 @@ class WeightStore {
                              const WeightAt& at);
   // The matrix of a compute type below float32 kept under `key`, packed on the first call: see
   // pack_low(). Its rows fall into `parts`.
-  const LowMatrix& low_matrix(const std::string& key, const LowKernels& low,
+  const LowMatrix& low_matrix(const std::string& key, const LowType& low,
                               const std::vector<int64_t>& parts, int64_t n, int32_t nv, int width,
                               const WeightAt& at);
   // The floats kept under `key`: `size` zeros handed to `fill` on the first call.

@@ -121,8 +121,9 @@ void ModelFile::read(std::span<const uint8_t> bytes) {
 // Makes floats of the weights that are kept in fewer bits.
 void ModelFile::expand(Safetensors& container, const Description& description) {
   compute_type = description.compute_type.empty() ? "float32" : description.compute_type;
-  if (compute_type != "float32" && compute_type != "bfloat16" && compute_type != "int8") {
-    refuse("compute_type " + quoted(compute_type) + "; allowed: float32, bfloat16, int8");
+  if (compute_type != "float32" && compute_type != "bfloat16" && compute_type != "int8" &&
+      compute_type != "bf16x3") {
+    refuse("compute_type " + quoted(compute_type) + "; allowed: float32, bfloat16, int8, bf16x3");
   }
   std::map<std::string, Tensor> scales;
   for (const auto& [name, scale] : description.scales) {

@@ -118,8 +118,7 @@ Source source_of(const ConvShape& shape) {
   return stretch && worth ? Source::kImage : Source::kGather;
 }
 
-// Below float32. Convolutions lose much in int8 (front ends that transform waveforms most of all),
-// so they are made in bfloat16 there too.
+// Below float32.
 std::vector<LowRight> pack_low(NodeBuilder& b, const ConvShape& shape, int64_t rows) {
   const int64_t channels = shape.group_in();
   std::vector<LowRight> packed;
@@ -132,7 +131,7 @@ std::vector<LowRight> pack_low(NodeBuilder& b, const ConvShape& shape, int64_t r
                                   return shape.weight(first + column, row % channels,
                                                       row / channels);
                                 },
-                                &b.kernels().low->bfloat16},
+                                b.low_convolutions()},
                                rows));
   }
   return packed;

@@ -54,7 +54,7 @@ StoredRows stored_rows(const NodeBuilder& b, int axis) {
   const Value& table = b.in(0);
   const bool fits = table.constant != nullptr && table.dtype == DType::kFloat32 &&
                     table.dims.size() == 2 && axis == 0 && b.in(1).constant == nullptr;
-  if (!fits || !is_low(b, table.dims[1], table.dims[0])) return {};
+  if (!fits || !is_low(b, table.dims[1], table.dims[0]) || b.low()->terms > 1) return {};
   StoredRows stored{nullptr, table.dims[1], b.low()->scaled};
   const int64_t bytes = StoredRows::row_bytes(stored.inner, stored.scaled);
   const float* data =

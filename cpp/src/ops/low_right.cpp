@@ -18,7 +18,7 @@ void multiply_rows(const LowRight& right, const GemmArgs& product, int64_t first
     LowGemmArgs part{};
     part.m = std::min(right.rows.rows, last - row);
     part.n = product.n;
-    part.k = product.k;
+    part.k = right.rows.low->depth(product.k);
     part.a = right.rows.prepare(product.a + row * product.lda, product.lda, part.m, memory);
     part.b = right.matrix.data;
     part.block_stride = right.matrix.block_stride;
@@ -43,7 +43,7 @@ LowRight low_right(NodeBuilder& b, const RightForm& form, int64_t m) {
   if (data == nullptr) b.refuse(ErrorCode::kInternal, "packs what is not there");
   const std::string key = form.form + ":" + std::to_string(reinterpret_cast<intptr_t>(data)) + ":" +
                           std::to_string(form.k) + ":" + std::to_string(form.n);
-  const LowKernels& low = form.kernels != nullptr ? *form.kernels : *b.low();
+  const LowType& low = form.kernels != nullptr ? *form.kernels : *b.low();
   LowRight right;
   right.matrix = b.store(value).low_matrix(
       key, low, {form.k}, form.n, 4, b.kernels().width,

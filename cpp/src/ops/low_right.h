@@ -28,7 +28,7 @@ struct RightForm {
   int64_t k, n;
   std::string form;
   std::function<int64_t(int64_t row, int64_t column)> place;
-  const LowKernels* kernels = nullptr;  // instead of those of the compute type
+  const LowType* kernels = nullptr;  // instead of those of the compute type
 };
 
 // Whether products with k * n weights are below float32. The answer depends on nothing else.
