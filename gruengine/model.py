@@ -356,9 +356,7 @@ def load(
 
 def check_compute_type(compute_type: str | None) -> str | None:
     """Return the compute type that is meant here, or raise ``UnsupportedError``."""
-    if compute_type is None:
-        return None
-    if compute_type not in COMPUTE_TYPES:
+    if compute_type is not None and compute_type not in COMPUTE_TYPES:
         raise UnsupportedError(
             f"compute_type {compute_type!r}; this version has {', '.join(COMPUTE_TYPES)}"
         )
