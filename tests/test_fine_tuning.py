@@ -88,7 +88,7 @@ def test_our_own_files_come_back(tmp_path):
         "Embedding", "LSTM", "LSTM", "LayerNorm", "GRU", "Dense"]  # fmt: skip
     x = np.random.default_rng(0).integers(0, 9, (N, T))
     np.testing.assert_allclose(again(x), net(x), rtol=1e-5)
-    trainer = gr.Trainer(again, "cross_entropy", "adam")
+    trainer = gr.Trainer(again, "cross_entropy", gr.optimizers.Adam(0.01))
     losses = [trainer.step(x, np.array([0, 1, 2])).loss for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]
 
