@@ -86,7 +86,7 @@ class _Part:
         return found
 
 
-class _Layer(torch.autograd.Function):
+class _Layer(torch.autograd.Function):  # type: ignore[misc]
     """One layer, both directions: (y, h) or (y, h, c) of x, the states and the parameters."""
 
     @staticmethod
@@ -94,9 +94,8 @@ class _Layer(torch.autograd.Function):
         arrays = part.operands([one.detach().numpy() for one in parameters])
         states = [None if one is None else one.detach().numpy() for one in (h, c)]
         given = [arrays["W"], arrays["R"], arrays.get("B"), None, arrays.get("projection")]
-        y, *after, tape = part.engine.forward(
-            x.detach().contiguous().numpy(), *given, *states, part.lengths
-        )
+        rest: Any = (*given, *states, part.lengths)
+        y, *after, tape = part.engine.forward(x.detach().contiguous().numpy(), *rest)
         # Saved so that PyTorch finds changes in place before the backward pass.
         ctx.save_for_backward(x, *parameters)
         ctx.part, ctx.tape, ctx.given = part, tape, (h is not None, c is not None)
