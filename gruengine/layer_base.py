@@ -129,6 +129,7 @@ class Pass:
     seed : of the masks of this pass; equal seeds drop the same
     num_threads : of the recurrences
     logits : the layer leaves out a final sigmoid or softmax, which the loss contains
+    input_gradient : backprop returns the gradient of the input; else it may return None
     """
 
     lengths: Array | None = None
@@ -136,6 +137,7 @@ class Pass:
     seed: tuple[int, ...] = (0,)
     num_threads: int = 1
     logits: bool = False
+    input_gradient: bool = True
 
     def rng(self, layer: str) -> np.random.Generator:
         """Return the generator of a layer's masks."""

@@ -95,7 +95,7 @@ class _Level:
             return np.ascontiguousarray(h.transpose(1, 0, 2)).reshape(N, D * K), State(h, c)
         return y + x if self.residual else y, State(h, c)
 
-    def backward(self, dy: Array | None, dstate: State | None) -> tuple[Array, State]:
+    def backward(self, dy: Array | None, dstate: State | None) -> tuple[Array | None, State]:
         dh = None if dstate is None else dstate.h
         dc = None if dstate is None else dstate.c
         direct = dy if self.residual else None
@@ -104,13 +104,19 @@ class _Level:
             last = np.ascontiguousarray(dy.reshape(N, D, K).transpose(1, 0, 2))
             dy, dh = None, last if dh is None else last + dh
         dx, *rest, dh0, dc0 = self.core.backward(
-            self.tape, _floats(dy), _floats(dh), _floats(dc), True
+            self.tape,
+            _floats(dy),
+            _floats(dh),
+            _floats(dc),
+            self.run.input_gradient or self.level > 0,
         )
         found = {k: g for k, g in zip(OPERANDS, rest, strict=True) if g is not None}
         if self.mask is not None:
             found["R"] = found["R"] * self.mask
         self.layer.add_gradients(self.level, found)
-        return dx if direct is None else dx + direct, State(dh0, dc0)
+        if dx is not None and direct is not None:
+            dx = dx + direct
+        return dx, State(dh0, dc0)
 
 
 def _floats(value: Array | None) -> Array | None:

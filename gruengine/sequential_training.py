@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,11 @@ def begin_update(
     last = len(net.layers) - 1
     value = x.swapaxes(0, 1) if turn else x
     for index, (layer, share) in enumerate(zip(net.layers, shares, strict=True)):
-        own = run if index == last or not run.logits else _without_logits(run)
+        own = replace(
+            run,
+            logits=run.logits and index == last,
+            input_gradient=run.input_gradient or index > 0,
+        )
         value, states, undo = layer.begin_update(value, share, own)
         undos.append(undo)
         after += states
@@ -105,7 +110,3 @@ def split_states(layers: tuple[Layer, ...], state: States | None) -> list[States
         shares.append(tuple(state[at : at + count]) or None)
         at += count
     return shares
-
-
-def _without_logits(run: Pass) -> Pass:
-    return Pass(run.lengths, run.training, run.seed, run.num_threads)

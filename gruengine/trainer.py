@@ -172,7 +172,11 @@ class Trainer:
                 f"lengths are {rows.dtype} of shape {rows.shape}; they must be integers, [N]"
             )
         logits = self.loss.activation != "linear" and self.ending == self.loss.activation
-        return Pass(rows, training, (self.seed, self.steps), self.num_threads, logits)
+        from gruengine.layers import Sequential
+
+        seed = (self.seed, self.steps)
+        needed = not isinstance(self.net, Sequential)  # nothing comes before a chain's first layer
+        return Pass(rows, training, seed, self.num_threads, logits, needed)
 
     def _loss(self, y: Array, target: Any, mask: Array | None) -> tuple[float, Array]:
         if not self.loss.time_first or not self.net.batch_first:
