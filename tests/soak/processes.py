@@ -104,6 +104,7 @@ for thread in threads:
 assert not wrong
 """,
     "interrupted run": """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 model = gr.Sequential([gr.LSTM(128, return_sequences=True)], 24).compile()
 chunk = np.random.default_rng(1).normal(size=(1, 60_000, 24)).astype("f4")
 stream = model.stream()
