@@ -7,7 +7,7 @@ import pytest
 from fuzz.tally import Outcome
 from fuzz.torch_models import quiet, run
 
-SEEDS = {"legacy": range(40), "dynamo": range(8), "direct": range(10)}
+SEEDS = {"legacy": range(24), "dynamo": range(5), "direct": range(8)}
 
 
 def outcomes(seeds: range, exporter: str) -> dict[int, Outcome]:
