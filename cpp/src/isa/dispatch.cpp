@@ -15,7 +15,8 @@
 
 namespace gruengine {
 
-// Rows that share the float kernels of another set name it as `base`.
+// Rows that share the float kernels of another set name it as `base`, and take its products in
+// bfloat16 where they have none.
 #define GRU_ISA_ROW(name, base)        \
   namespace base {                     \
   extern const KernelTable table;      \
@@ -34,15 +35,19 @@ std::atomic<const KernelTable*> forced{nullptr};
 std::vector<IsaInfo> make_list() {
   std::vector<IsaInfo> list;
   const auto add = [&list](const char* name, const char* floats, const char* missing,
-                           KernelTable* table, const LowTable* low, const TrainTable* train) {
+                           KernelTable* table, LowTable* low, const LowTable& base_low,
+                           const TrainTable* train) {
+    if (low->bfloat16.gemm == nullptr) low->bfloat16 = base_low.bfloat16;
     table->isa = name;
     table->low = low;
     table->train = train;
     list.push_back({name, floats, *missing == '\0', missing, table});
   };
-#define GRU_ISA_ROW(name, base)                  \
-  static KernelTable name##_table = base::table; \
-  add(#name, #base, missing_##name(), &name##_table, &name::low_table, &base::train_table);
+#define GRU_ISA_ROW(name, base)                                                    \
+  static KernelTable name##_table = base::table;                                   \
+  static LowTable name##_low = name::low_table;                                    \
+  add(#name, #base, missing_##name(), &name##_table, &name##_low, base::low_table, \
+      &base::train_table);
 #include "isa_list.inc"
 #undef GRU_ISA_ROW
   return list;

@@ -21,6 +21,7 @@ namespace GRU_ISA {
 extern const LowTable low_table;
 
 const LowTable low_table = {
+#ifdef GRU_OWN_BFLOAT16
     {
         2,
         2,
@@ -36,6 +37,9 @@ const LowTable low_table = {
 #undef GRU_CELL
         },
     },
+#else
+    {},  // those of the base
+#endif
     {
         4,
         4,
