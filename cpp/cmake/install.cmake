@@ -21,6 +21,11 @@ install(TARGETS gruengine gruengine_static EXPORT gruengine_targets
         LIBRARY DESTINATION ${lib} ${namelink}
         ARCHIVE DESTINATION ${lib}
         INCLUDES DESTINATION ${include})
+if(CMAKE_STRIP AND NOT IS_ABSOLUTE "${lib}")
+  # The archive keeps the names that a linker needs.
+  install(CODE "execute_process(COMMAND \"${CMAKE_STRIP}\" --strip-unneeded
+    \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${lib}/libgruengine.a\")")
+endif()
 install(DIRECTORY include/gruengine DESTINATION ${include} FILES_MATCHING PATTERN "*.h")
 install(EXPORT gruengine_targets NAMESPACE gruengine:: DESTINATION ${lib}/cmake/gruengine
         FILE gruengine-targets.cmake)
