@@ -16,22 +16,7 @@ using Gradients = RecurrentTraining::Gradients;
 
 DirectionBackward::DirectionBackward(const Impl& layer, RecurrentTape::Data& tape, int64_t d,
                                      const OutputGradients& out, const Gradients& to)
-    : layer_(layer),
-      tape_(tape),
-      own_(tape.directions[static_cast<size_t>(d)]),
-      d_(d),
-      out_(out),
-      to_(to),
-      T_(tape.T),
-      N_(tape.N),
-      K_(tape.K),
-      H_(layer.H),
-      I_(layer.I),
-      V_(layer.width()),
-      S_(layer.layout.slots),
-      panels_(layer.panels()),
-      reverse_(layer.reverse(d)),
-      projected_(tape.weights.projection != nullptr) {
+    : DirectionPass(layer, tape, d), out_(out), to_(to) {
   const auto& layout = layer.layout;
   for (const TrainPhase& phase : layout.phases) {
     back_.push_back(take(form_of(phase).floats()));
@@ -66,7 +51,6 @@ void DirectionBackward::run() {
 }
 
 void DirectionBackward::start() {
-  const auto& w = tape_.weights;
   for (int64_t i = 0; i < N_; ++i) {
     const int64_t row = d_ * N_ + tape_.row(i);
     // A row of length 0 has no final state, only zeros.
@@ -78,14 +62,7 @@ void DirectionBackward::start() {
     float* dc = dc_.floats() + i * H_;
     c ? copy(dc, out_.dc + row * H_, H_) : clear(dc, H_);
   }
-  if (w.p != nullptr) {
-    peephole_ = take(panels_ * 3 * V_);
-    clear(peephole(), panels_ * 3 * V_);
-    for (int64_t u = 0; u < 3 * H_; ++u) {
-      const int64_t unit = u % H_;
-      peephole()[(unit / V_ * 3 + u / H_) * V_ + unit % V_] = w.p[d_ * 3 * H_ + u];
-    }
-  }
+  pack_peephole();
   if (tape_.sorted && out_.dy != nullptr) {
     for (int64_t t = 0; t < T_; ++t) {
       for (int64_t i = 0; i < N_; ++i) {
@@ -123,7 +100,7 @@ void DirectionBackward::step(int64_t t, const Part& part, Team& team) {
   const int64_t begin = std::min(part.row_begin, live);
   const int64_t n = std::min(part.row_end, live) - begin;
   if (projected_) project_back(t, begin, n, part, team);
-  CellArgs args = cell_args(t, begin, n);
+  CellArgs args = gradient_args(t, begin, n);
   args.panel_begin = part.panel_begin;
   args.panel_end = part.panel_end;
   const auto& phases = layer_.layout.phases;
@@ -144,25 +121,12 @@ void DirectionBackward::step(int64_t t, const Part& part, Team& team) {
   if (part.shares_rows) team.barrier();
 }
 
-CellArgs DirectionBackward::cell_args(int64_t t, int64_t begin, int64_t n) const {
-  const int64_t row = t * N_ + begin;
-  CellArgs args{};
-  args.rows = n;
-  args.hidden = H_;
-  args.slots = slots_at(0, row);
-  args.panel_stride = rows() * S_ * V_;
-  args.params = &layer_.params[static_cast<size_t>(d_)];
-  args.peephole = tape_.weights.p != nullptr ? peephole() : nullptr;
-  args.ld_state = H_;
-  args.h = own_.h.floats() + (before(t) * N_ + begin) * K_;
+CellArgs DirectionBackward::gradient_args(int64_t t, int64_t begin, int64_t n) const {
+  CellArgs args = cell_args(t, begin, n);
   args.dh = (projected_ ? dhidden_.floats() : dh_.floats()) + begin * H_;
-  if (!projected_ && dy() != nullptr) args.dy = dy() + row * ld_dy();
+  if (!projected_ && dy() != nullptr) args.dy = dy() + (t * N_ + begin) * ld_dy();
   args.ldy = ld_dy();
-  if (layer_.layout.lstm) {
-    args.c = own_.c.floats() + (before(t) * N_ + begin) * H_;
-    args.c_out = own_.c.floats() + (after(t) * N_ + begin) * H_;
-    args.dc = dc_.floats() + begin * H_;
-  }
+  if (layer_.layout.lstm) args.dc = dc_.floats() + begin * H_;
   if (layer_.layout.gru_before) args.dreset = dreset_.floats() + begin * H_;
   return args;
 }

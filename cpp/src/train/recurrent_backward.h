@@ -4,11 +4,11 @@
 
 #include <vector>
 
-#include "train/recurrent.h"
+#include "train/direction.h"
 
 namespace gruengine {
 
-class DirectionBackward {
+class DirectionBackward : DirectionPass {
  public:
   DirectionBackward(const RecurrentTraining::Impl& layer, RecurrentTape::Data& tape, int64_t d,
                     const RecurrentTraining::OutputGradients& out,
@@ -16,8 +16,6 @@ class DirectionBackward {
   void run();
 
  private:
-  Lease take(int64_t n) const { return Lease(static_cast<size_t>(n) * sizeof(float)); }
-  int64_t rows() const { return T_ * N_; }
   bool worth_threads() const { return rows() * layer_.G * H_ * (I_ + K_) > 2'000'000; }
   TrainPanels form_of(const TrainPhase& phase) const {
     return {panels_ * phase.slots * V_, K_, V_};
@@ -26,11 +24,6 @@ class DirectionBackward {
   TrainPanels projection_form() const { return {K_, H_, V_}; }
   TrainPanels x_form() const { return {rows(), I_, V_}; }
   TrainPanels h_form() const { return {rows(), K_, V_}; }
-  float* slots_at(int64_t panel, int64_t row) const {
-    return own_.slots.floats() + (panel * rows() + row) * S_ * V_;
-  }
-  int64_t before(int64_t t) const { return reverse_ ? t + 1 : t; }
-  int64_t after(int64_t t) const { return reverse_ ? t : t + 1; }
   // States before (after) each step, over all steps.
   const float* previous(const Lease& states, int64_t size) const {
     return states.floats() + before(0) * N_ * size;
@@ -44,13 +37,12 @@ class DirectionBackward {
     return tape_.sorted ? sorted_dy_.floats() : out_.dy + d_ * K_;
   }
   int64_t ld_dy() const { return tape_.sorted ? K_ : layer_.D * K_; }
-  float* peephole() const { return peephole_.floats(); }
 
   void start();
   void run_steps(Team& team, const Split& split);
   void pack_recurrent(const Team& team);
   void step(int64_t t, const Part& part, Team& team);
-  CellArgs cell_args(int64_t t, int64_t begin, int64_t n) const;
+  CellArgs gradient_args(int64_t t, int64_t begin, int64_t n) const;
   // to = (to +) deltas of phase i times its recurrent weights, for this member's columns.
   void carry(size_t i, int64_t t, int64_t begin, int64_t n, float* to, bool adds, const Part& part,
              const Team& team);
@@ -66,16 +58,10 @@ class DirectionBackward {
   void peephole_gradient(int64_t begin, int64_t end);
   void finish();
 
-  const RecurrentTraining::Impl& layer_;
-  RecurrentTape::Data& tape_;
-  DirectionTape& own_;
-  const int64_t d_;
   const RecurrentTraining::OutputGradients& out_;
   const RecurrentTraining::Gradients& to_;
-  const int64_t T_, N_, K_, H_, I_, V_, S_, panels_;
-  const bool reverse_, projected_;
   std::vector<Lease> back_;
-  Lease dh_, dc_, dreset_, dhidden_, doutput_, projection_, peephole_;
+  Lease dh_, dc_, dreset_, dhidden_, doutput_, projection_;
   Lease input_weights_, sorted_dx_, sorted_dy_, sums_;
   Lease packed_x_, packed_h_, packed_reset_, packed_hidden_;
 };

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "isa/denormals.h"
-#include "train/recurrent.h"
+#include "train/direction.h"
 
 namespace gruengine {
 namespace {
@@ -17,39 +17,25 @@ using Outputs = RecurrentTraining::Outputs;
 // Slots of so many bytes are updated while they are still in the first cache.
 constexpr int64_t kNearBytes = 32 << 10;
 
-class DirectionForward {
+class DirectionForward : DirectionPass {
  public:
   DirectionForward(const Impl& layer, RecurrentTape::Data& tape, int64_t d, const Inputs& in,
                    const Outputs& out)
-      : layer_(layer),
-        tape_(tape),
-        own_(tape.directions[static_cast<size_t>(d)]),
-        d_(d),
-        in_(in),
-        out_(out),
-        T_(tape.T),
-        N_(tape.N),
-        K_(tape.K),
-        H_(layer.H),
-        V_(layer.width()),
-        S_(layer.layout.slots),
-        panels_(layer.panels()),
-        reverse_(layer.reverse(d)) {
-    const auto take = [&](int64_t n) { return Lease(static_cast<size_t>(n) * sizeof(float)); };
-    const bool projected = tape.weights.projection != nullptr;
+      : DirectionPass(layer, tape, d), in_(in), out_(out) {
     own_.slots = take(panels_ * T_ * N_ * S_ * V_);
     own_.h = take((T_ + 1) * N_ * K_);
     if (layer.layout.lstm) own_.c = take((T_ + 1) * N_ * H_);
-    if (projected) own_.hidden = take(T_ * N_ * H_);
+    if (projected_) own_.hidden = take(T_ * N_ * H_);
     if (layer.layout.gru_before) own_.reset = take(T_ * N_ * H_);
     w_ = take(panels_ * layer.layout.input_slots * V_ * layer.I);
     r_ = take(panels_ * S_ * V_ * K_);
-    constants_ = take(panels_ * V_ * (S_ + 4));
-    if (projected) projection_ = take(projection_form().floats());
+    biases_ = take(panels_ * V_ * (S_ + 1));
+    if (projected_) projection_ = take(projection_form().floats());
   }
 
   void run() {
-    pack_constants();
+    pack_biases();
+    pack_peephole();
     start_states();
     const Split split = split_of(layer_, T_, N_, K_);
     run_team(split.threads, [&](Team& team) { run_member(team, split); });
@@ -58,39 +44,29 @@ class DirectionForward {
 
  private:
   TrainPanels projection_form() const { return {H_, K_, V_}; }
-  int64_t rows() const { return T_ * N_; }
-  float* slots_at(int64_t panel, int64_t row) const {
-    return own_.slots.floats() + (panel * rows() + row) * S_ * V_;
-  }
-  // States before and after step t.
-  int64_t before(int64_t t) const { return reverse_ ? t + 1 : t; }
-  int64_t after(int64_t t) const { return reverse_ ? t : t + 1; }
-  float* bias() const { return constants_.floats(); }
+  float* bias() const { return biases_.floats(); }
   float* bias_h() const { return bias() + panels_ * S_ * V_; }
-  float* peephole() const { return bias_h() + panels_ * V_; }
 
-  void pack_constants() {
+  void pack_biases() {
     const int64_t G = layer_.G, input_slots = layer_.layout.input_slots;
     const float* b = tape_.weights.b == nullptr ? nullptr : tape_.weights.b + d_ * 2 * G * H_;
-    const float* p = tape_.weights.p == nullptr ? nullptr : tape_.weights.p + d_ * 3 * H_;
-    clear(bias(), panels_ * V_ * (S_ + 4));
+    clear(bias(), panels_ * V_ * (S_ + 1));
+    if (b == nullptr) return;
     for (int64_t u = 0; u < H_; ++u) {
       const int64_t panel = u / V_, lane = u % V_;
-      for (int64_t s = 0; b != nullptr && s < input_slots; ++s) {
+      for (int64_t s = 0; s < input_slots; ++s) {
         const int64_t at = layer_.layout.gate[s] * H_ + u;
         const bool apart = layer_.layout.gru_after && s == 0;
         bias()[(panel * input_slots + s) * V_ + lane] = apart ? b[at] : b[at] + b[G * H_ + at];
       }
-      if (b != nullptr && layer_.layout.gru_after) bias_h()[u] = b[(G + 2) * H_ + u];
-      for (int64_t g = 0; p != nullptr && g < 3; ++g) {
-        peephole()[(panel * 3 + g) * V_ + lane] = p[g * H_ + u];
-      }
+      if (layer_.layout.gru_after) bias_h()[u] = b[(G + 2) * H_ + u];
     }
   }
 
   void start_states() {
-    float* h = own_.h.floats() + (reverse_ ? T_ : 0) * N_ * K_;
-    float* c = layer_.layout.lstm ? own_.c.floats() + (reverse_ ? T_ : 0) * N_ * H_ : nullptr;
+    const int64_t start = reverse_ ? T_ : 0;
+    float* h = h_at(start, 0);
+    float* c = layer_.layout.lstm ? c_at(start, 0) : nullptr;
     for (int64_t i = 0; i < N_; ++i) {
       const int64_t row = d_ * N_ + tape_.row(i);
       in_.h0 != nullptr ? copy(h + i * K_, in_.h0 + row * K_, K_) : clear(h + i * K_, K_);
@@ -165,7 +141,7 @@ class DirectionForward {
       if (phase.of_reset && part.shares_rows) team.barrier();
       run_phase(phase, t, begin, end, part);
     }
-    if (tape_.weights.projection != nullptr) {
+    if (projected_) {
       if (part.shares_rows) team.barrier();
       project(t, begin, end, part, team);
     }
@@ -177,15 +153,11 @@ class DirectionForward {
   void carry_dead(int64_t t, int64_t from, const Part& part) {
     if (part.panel_begin != 0 || from >= part.row_end) return;
     const int64_t count = part.row_end - from;
-    copy(own_.h.floats() + (after(t) * N_ + from) * K_,
-         own_.h.floats() + (before(t) * N_ + from) * K_, count * K_);
-    if (layer_.layout.lstm) {
-      copy(own_.c.floats() + (after(t) * N_ + from) * H_,
-           own_.c.floats() + (before(t) * N_ + from) * H_, count * H_);
-    }
+    copy(h_at(after(t), from), h_at(before(t), from), count * K_);
+    if (layer_.layout.lstm) copy(c_at(after(t), from), c_at(before(t), from), count * H_);
     const int64_t row = t * N_ + from;
     if (layer_.layout.gru_before) clear(own_.reset.floats() + row * H_, count * H_);
-    if (tape_.weights.projection != nullptr) clear(own_.hidden.floats() + row * H_, count * H_);
+    if (projected_) clear(own_.hidden.floats() + row * H_, count * H_);
   }
 
   void run_phase(const TrainPhase& phase, int64_t t, int64_t begin, int64_t end, const Part& part) {
@@ -196,6 +168,9 @@ class DirectionForward {
       const int64_t high = std::min(part.panel_end, low + group);
       multiply_states(phase, t, begin, n, low, high);
       CellArgs args = cell_args(t, begin, n);
+      const int64_t row = t * N_ + begin;
+      args.h_out = projected_ ? own_.hidden.floats() + row * H_ : h_at(after(t), begin);
+      if (layer_.layout.gru_before) args.reset = own_.reset.floats() + row * H_;
       args.panel_begin = low;
       args.panel_end = high;
       layer_.kernels->train->cell_forward[static_cast<int>(phase.kind)](args);
@@ -216,8 +191,7 @@ class DirectionForward {
     args.n = (high - low) * phase.slots * V_;
     args.k = K_;
     args.runs = 1;
-    args.a = phase.of_reset ? own_.reset.floats() + row * H_
-                            : own_.h.floats() + (before(t) * N_ + begin) * K_;
+    args.a = phase.of_reset ? own_.reset.floats() + row * H_ : h_at(before(t), begin);
     args.lda = K_;
     args.block_stride = K_ * phase.slots * V_;
     args.b = recurrent_panels(phase) + low * args.block_stride;
@@ -227,28 +201,6 @@ class DirectionForward {
     args.ldi = args.ldc = S_ * V_;
     args.init_block = args.c_block = rows() * S_ * V_;
     layer_.kernels->train->product(args);
-  }
-
-  CellArgs cell_args(int64_t t, int64_t begin, int64_t n) const {
-    const int64_t row = t * N_ + begin;
-    CellArgs args{};
-    args.rows = n;
-    args.hidden = H_;
-    args.slots = slots_at(0, row);
-    args.panel_stride = rows() * S_ * V_;
-    args.params = &layer_.params[static_cast<size_t>(d_)];
-    args.peephole = tape_.weights.p != nullptr ? peephole() : nullptr;
-    args.ld_state = H_;
-    args.h = own_.h.floats() + (before(t) * N_ + begin) * K_;
-    args.h_out = tape_.weights.projection != nullptr
-                     ? own_.hidden.floats() + row * H_
-                     : own_.h.floats() + (after(t) * N_ + begin) * K_;
-    if (layer_.layout.gru_before) args.reset = own_.reset.floats() + row * H_;
-    if (layer_.layout.lstm) {
-      args.c = own_.c.floats() + (before(t) * N_ + begin) * H_;
-      args.c_out = own_.c.floats() + (after(t) * N_ + begin) * H_;
-    }
-    return args;
   }
 
   void project(int64_t t, int64_t begin, int64_t end, const Part& part, const Team& team) {
@@ -266,7 +218,7 @@ class DirectionForward {
     args.b = projection_.floats() + low * form.block_stride();
     args.block_stride = form.block_stride();
     args.nv = form.nv();
-    args.c = own_.h.floats() + (after(t) * N_ + begin) * K_ + low * form.columns();
+    args.c = h_at(after(t), begin) + low * form.columns();
     args.ldc = K_;
     args.c_block = form.columns();
     layer_.kernels->train->product(args);
@@ -276,7 +228,7 @@ class DirectionForward {
     const int64_t D = layer_.D;
     for (int64_t t = 0; t < T_; ++t) {
       const int64_t live = tape_.live_at(t);
-      const float* from = own_.h.floats() + after(t) * N_ * K_;
+      const float* from = h_at(after(t), 0);
       for (int64_t i = 0; i < N_; ++i) {
         float* to = out_.y + ((t * N_ + tape_.row(i)) * D + d_) * K_;
         i < live ? copy(to, from + i * K_, K_) : clear(to, K_);
@@ -288,22 +240,16 @@ class DirectionForward {
       const int64_t last = reverse_ ? 0 : length;
       const bool empty = tape_.sorted && length == 0;
       float* h = out_.h + row * K_;
-      empty ? clear(h, K_) : copy(h, own_.h.floats() + (last * N_ + i) * K_, K_);
+      empty ? clear(h, K_) : copy(h, h_at(last, i), K_);
       if (!layer_.layout.lstm || out_.c == nullptr) continue;
       float* c = out_.c + row * H_;
-      empty ? clear(c, H_) : copy(c, own_.c.floats() + (last * N_ + i) * H_, H_);
+      empty ? clear(c, H_) : copy(c, c_at(last, i), H_);
     }
   }
 
-  const Impl& layer_;
-  RecurrentTape::Data& tape_;
-  DirectionTape& own_;
-  const int64_t d_;
   const Inputs& in_;
   const Outputs& out_;
-  const int64_t T_, N_, K_, H_, V_, S_, panels_;
-  const bool reverse_;
-  Lease w_, r_, constants_, projection_;
+  Lease w_, r_, biases_, projection_;
 };
 
 // Rows by falling length, so that those alive are always the first.
