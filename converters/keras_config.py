@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gruengine.converters.base import Reason
@@ -19,6 +19,8 @@ MAX_SIZE = (1 << 31) - 1
 
 #: Arguments of a call that do not change what it computes.
 _PLAIN_ARGUMENTS = ("training", "mask", "input_shape", "input_spec")
+#: Arguments that are tensors, in the order of a call that does not name them.
+_TENSORS = ("inputs", "sequences", "sequence", "initial_state", "query", "value", "key")
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ def _input_shape(layer: LayerDef, entry: Any, config: Any) -> Any:
 
 
 def _functional(config: dict[str, Any], reasons: list[Reason]) -> Net:
+    from gruengine.converters import keras_tf_ops
+
     layers = _layers(config["layers"], reasons)
     net = Net(str(config.get("name", ""))[:200], {layer.name: layer for layer in layers})
     calls = []
@@ -191,6 +195,9 @@ def _functional(config: dict[str, Any], reasons: list[Reason]) -> Net:
             layer.net = read_net({"class_name": layer.kind, "config": layer.config}, reasons)
         if layer.kind == "GetItem":
             entry = _indexed(layer, entry)
+        if layer.kind in keras_tf_ops.CLASSES:
+            layer, entry = keras_tf_ops.as_operator(layer, entry)
+            net.layers[layer.name] = layer
         nodes = entry.get("inbound_nodes", [])
         if not isinstance(nodes, list) or len(nodes) > MAX_LAYERS:
             raise Broken(f"{layer.name}: inbound_nodes {nodes!r:.100}")
@@ -207,8 +214,32 @@ def _functional(config: dict[str, Any], reasons: list[Reason]) -> Net:
             raise Broken(f"input {name!r}, which is no InputLayer")
     if not net.inputs or not net.outputs or len(set(net.inputs)) < len(net.inputs):
         raise Broken(f"input_layers {inputs!r:.100}, output_layers {outputs!r:.100}")
+    moved = _built_alone([*net.outputs, *(ref for call in calls for ref in call.inputs)], net)
+    net.outputs = [moved.get(ref, ref) for ref in net.outputs]
+    calls = [
+        replace(call, inputs=tuple(one if isinstance(one, float) else moved.get(one, one)
+                                   for one in call.inputs))
+        for call in calls
+    ]  # fmt: skip
     net.calls = _sorted(calls, net)
     return net
+
+
+def _built_alone(refs: list[Ref | float], net: Net) -> dict[Ref, Ref]:
+    """Return references that count from 1, and as they count from 0.
+
+    A model inside of another has a call of its own, which connections count and no file lists.
+    """
+    found: dict[str, set[Ref]] = {}
+    for ref in refs:
+        if isinstance(ref, Ref) and ref.layer in net.layers and net.layers[ref.layer].net:
+            found.setdefault(ref.layer, set()).add(ref)
+    return {
+        ref: replace(ref, node=ref.node - 1)
+        for same in found.values()
+        if min(ref.node for ref in same) == 1
+        for ref in same
+    }
 
 
 def _indexed(layer: LayerDef, entry: Any) -> Any:
@@ -280,9 +311,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _named(layer: LayerDef, named: dict[str, Any], reasons: list[Reason]) -> Iterator[Ref]:
-    """Yield the arguments that are passed by name."""
-    for key, value in named.items():
-        if key in ("inputs", "sequences", "sequence", "initial_state"):
+    """Yield the arguments that are passed by name, in the order of a call without names."""
+    order = [*_TENSORS, *(key for key in named if key not in _TENSORS)]
+    for key, value in ((key, named[key]) for key in order if key in named):
+        if key in _TENSORS:
             yield from _refs(value)
         elif value is not None and not (key in _PLAIN_ARGUMENTS and value is False):
             reasons.append(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters import (
+    keras_conv,
     keras_image,
     keras_layers,
     keras_more,
@@ -39,13 +40,15 @@ READERS = {
     **keras_rnn.READERS,
     **keras_image.READERS,
     **keras_more.READERS,
+    **keras_conv.READERS,
 }
 
 _WHY = {
     "Lambda": "a Lambda holds code, and nothing of a file is run",
-    "TFOpLambda": "an operator of TensorFlow outside of a layer",
+    "TFOpLambda": "a function of TensorFlow that is not converted",
     "TensorFlowOpLayer": "an operator of TensorFlow outside of a layer",
-    "SlicingOpLambda": "an operator of TensorFlow outside of a layer",
+    "TextVectorization": "text is no tensor: give the model its indices",
+    "StringLookup": "text is no tensor: give the model its indices",
 }
 
 
@@ -53,7 +56,8 @@ def parse(layer: LayerDef, era: Era, reasons: list[Reason], where: str) -> Parse
     """Read the configuration of one layer; what is not allowed becomes reasons."""
     if layer.module.startswith("keras.src.ops"):
         config = Config(layer, era, reasons, where)
-        parsed = keras_ops.reader_of(config)(config)
+        known = keras_more.OPERATORS.get(layer.kind) or keras_ops.reader_of(config)
+        parsed = known(config)
         config.done()
         return parsed
     # A .h5 file does not tell operators from layers; few share a name.

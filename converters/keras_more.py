@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gruengine.converters.keras_base import Arrays, Config, Parsed, Refused, Value, Var
-from gruengine.converters.keras_ops import axis_of
+from gruengine.converters.keras_ops import axis_of, masked
 from gruengine.spec import Dim
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _heads(c: Config) -> Parsed:
     for key in ("output_shape", "attention_axes"):
         if c.raw(key) not in (None, [1], 1):
             c.refuse(f"{key}={c.config[key]!r:.40}", "not set")
-    c.flag("flash_attention", False)
+    for key in ("flash_attention", "query_shape", "key_shape", "value_shape"):
+        c.raw(key)
     parts = ("query", "key", "value", "output")
     paths = {part: f"{part}_dense" if part != "output" else "output_dense" for part in parts}
     variables = [Var(path, n) for path in paths.values() for n in _dense_names(bias)]
@@ -151,13 +153,14 @@ def unit(b: Builder, where: str, name: str, axes: list[int]) -> str:
     return b.node(where, "Div", [name, b.node(where, "Sqrt", [least], {})], {})
 
 
-def _unit(c: Config) -> Parsed:
+def _unit(c: Config, operator: bool = False) -> Parsed:
     axes = c.axes("axis", -1)
 
     def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
         x = b.one(inputs)
         places = [axis_of(axis, len(x.dims)) for axis in axes]
-        return [x.to(unit(b, c.where, x.name, places))]
+        y = x.to(unit(b, c.where, x.name, places))
+        return [replace(y, mask=masked(x)) if operator else y]
 
     return Parsed(emit)
 
@@ -199,4 +202,9 @@ READERS: dict[str, Callable[[Config], Parsed]] = {
     "MultiHeadAttention": _heads,
     "Normalization": _normalization,
     "UnitNormalization": _unit,
+}
+
+#: Operators outside of layers that are layers too.
+OPERATORS: dict[str, Callable[[Config], Parsed]] = {
+    "UnitNormalization": lambda c: _unit(c, operator=True)
 }

@@ -140,6 +140,22 @@ def _simple(op: str) -> Callable[[Config], Parsed]:
     return read
 
 
+def _same(c: Config) -> Parsed:
+    def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
+        x = b.one(inputs)
+        return [Value(x.name, x.dims, masked(x), x.dtype)]
+
+    return Parsed(emit)
+
+
+def _square(c: Config) -> Parsed:
+    def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
+        x = b.one(inputs)
+        return [Value(b.node(c.where, "Mul", [x.name, x.name], {}), x.dims, masked(x))]
+
+    return Parsed(emit)
+
+
 def _activation(kind: str) -> Callable[[Config], Parsed]:
     """Return the reader of an operator that is an activation of Keras."""
 
@@ -278,16 +294,29 @@ def _stack(c: Config) -> Parsed:
 
 
 def _matmul(c: Config) -> Parsed:
+    turned = [c.flag("transpose_a", False), c.flag("transpose_b", False)]
+
     def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
         if len(inputs) != 2 or any(len(x.dims) < 3 for x in inputs):
             raise Refused(f"Matmul of {[list(x.dims) for x in inputs]}", "two of 3 axes or more")
-        x, y = inputs
+        x, y = (
+            _turned(b, c.where, one) if turn else one
+            for one, turn in zip(inputs, turned, strict=True)
+        )
         if len(x.dims) != len(y.dims):
             raise Refused(f"Matmul of {[list(x.dims) for x in inputs]}", "equal ranks")
         out = b.node(c.where, "MatMul", [x.name, y.name], {})
         return [Value(out, (*x.dims[:-1], y.dims[-1]), masked(*inputs))]
 
     return Parsed(emit)
+
+
+def _turned(b: Builder, where: str, x: Value) -> Value:
+    """Swap the last two axes."""
+    rank = len(x.dims)
+    perm = [*range(rank - 2), rank - 1, rank - 2]
+    name = b.node(where, "Transpose", [x.name], {"perm": perm})
+    return x.to(name, [x.dims[axis] for axis in perm])
 
 
 def _power(c: Config) -> Parsed:
@@ -342,7 +371,8 @@ READERS: dict[str, Callable[[Config], Parsed]] = {
     "Relu": _activation("relu"), "Sigmoid": _activation("sigmoid"), "Tanh": _activation("tanh"),
     "Softplus": _activation("softplus"), "Softsign": _activation("softsign"),
     "Silu": _activation("silu"), "Gelu": _activation("gelu"), "Relu6": _activation("relu6"),
-    "LogSoftmax": _activation("log_softmax"),
+    "LogSoftmax": _activation("log_softmax"), "LeakyRelu": _activation("leaky_relu"),
+    "Square": _square, "Identity": _same,
 }  # fmt: skip
 
 #: Those that share a name with a layer: in .h5 files the module, which tells them apart, is absent.

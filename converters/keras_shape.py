@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from gruengine.converters.keras_graph import Builder
 
 
-def _sequence(value: Value) -> Value:
+def sequence(value: Value) -> Value:
+    """Return a value that is a sequence of features."""
     if len(value.dims) != 3:
         raise Refused(f"an input of shape {list(value.dims)}", "[batch, time, features]")
     return value
 
 
-def _length(
+def length_of(
     b: Builder, where: str, size: Dim, kernel: int, stride: int, padding: str, dilation: int = 1
 ) -> Dim:
     """Return the number of windows along an axis."""
@@ -48,13 +49,13 @@ def _conv(c: Config) -> Parsed:
     found = acts.activation(c, "activation")
 
     def emit(b: Builder, inputs: Sequence[Value], arrays: Arrays) -> list[Value]:
-        x = _sequence(b.one(inputs))
+        x = sequence(b.one(inputs))
         size = x.features()
         if size % groups or filters % groups:
             raise Refused(f"Conv1D groups={groups}", f"a divisor of {size} and {filters}")
         weight = arrays.get("kernel", (kernel, size // groups, filters))
         weight = weight[::-1] if c.era.flips else weight
-        steps = _length(b, c.where, x.dims[1], kernel, stride, padding, dilation)
+        steps = length_of(b, c.where, x.dims[1], kernel, stride, padding, dilation)
         added = arrays.get("bias", (filters,)) if bias else None
         if kernel == stride == groups == 1:  # a product at every step
             y = b.node(c.where, "MatMul", [x.name, b.weight(c.where, "kernel", weight[0])], {})
@@ -90,12 +91,12 @@ def _pool(c: Config) -> Parsed:
     op = "MaxPool" if c.layer.kind.startswith("Max") else "AveragePool"
 
     def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
-        x = _sequence(b.one(inputs))
+        x = sequence(b.one(inputs))
         attrs: dict[str, Attr] = {"kernel_shape": [kernel], "strides": [stride]}
         if padding == "same":
             attrs["auto_pad"] = "SAME_UPPER"
         y = b.node(c.where, op, [b.swapped(c.where, x.name)], attrs)
-        steps = _length(b, c.where, x.dims[1], kernel, stride, padding)
+        steps = length_of(b, c.where, x.dims[1], kernel, stride, padding)
         return [Value(b.swapped(c.where, y), (x.dims[0], steps, x.dims[2]))]
 
     return Parsed(emit)
@@ -107,7 +108,7 @@ def _global_pool(c: Config) -> Parsed:
     largest = c.layer.kind == "GlobalMaxPooling1D"
 
     def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
-        x = _sequence(b.one(inputs))
+        x = sequence(b.one(inputs))
         dims = (x.dims[0], 1, x.dims[2]) if keep else (x.dims[0], x.dims[2])
         axis, attrs = b.ints(c.where, "axis", [1]), {"keepdims": int(keep)}
         if largest or x.mask is None:
@@ -134,7 +135,7 @@ def _pad(c: Config) -> Parsed:
         c.refuse(f"{key}={[before, after]}", "two numbers from 0")
 
     def emit(b: Builder, inputs: Sequence[Value], _: Arrays) -> list[Value]:
-        x = _sequence(b.one(inputs))
+        x = sequence(b.one(inputs))
         steps = x.dims[1]
         change = -(before + after) if cut else before + after
         if isinstance(steps, int):

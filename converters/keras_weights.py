@@ -101,6 +101,8 @@ def _place_one(
     arrays: dict[str, Array] = {}
     for path in dict.fromkeys(var.path for var in variables):
         part = group.find(f"{path}/vars" if path else "vars")
+        if part is None and path:  # a private attribute, as Keras 2 named some
+            part = group.find(f"_{path}/vars")
         wanted = [var for var in variables if var.path == path]
         present = {} if part is None else part.datasets
         if sorted(present) != [str(index) for index in range(len(wanted))]:

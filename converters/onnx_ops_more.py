@@ -113,6 +113,23 @@ def _normalised(call: Call, x: str, axis: int) -> str:
     return call.tmp("LayerNormalization", [x, scale], attrs)
 
 
+@lower("BatchNormalization", attrs="epsilon momentum spatial training_mode")
+def _batch_normalization(call: Call) -> list[str]:
+    call.needs(5, 5)
+    call.only_first_output()
+    if call.integer("training_mode", 0) or not call.integer("spatial", 1):
+        raise Refused(("BatchNormalization in training, or not spatial", "neither is run"))
+    epsilon = call.real("epsilon", 1e-5)
+    if all(call.builder.array(name) is not None for name in call.inputs[1:]):
+        return call.out("BatchNormalization", call.inputs, {"epsilon": epsilon})
+    # Statistics of this very input, as TensorFlow writes its other norms.
+    rank = rank_of(call, 2)
+    gain, shift, mean, var = (_each_channel(call, name, rank) for name in call.inputs[1:])
+    width = call.tmp("Sqrt", [call.tmp("Add", [var, scalar(call, epsilon, "epsilon")])])
+    y = call.tmp("Div", [call.tmp("Sub", [call.inputs[0], mean]), width])
+    return call.out("Add", [call.tmp("Mul", [y, gain]), shift])
+
+
 @lower("InstanceNormalization", attrs="epsilon")
 def _instance_normalization(call: Call) -> list[str]:
     call.needs(3, 3)

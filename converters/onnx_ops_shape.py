@@ -168,7 +168,10 @@ def window_attributes(call: Call, kernel: list[int], auto: bool = True) -> dict[
     if kind == "VALID":
         pads = [0] * (2 * n)
     elif kind in ("SAME_UPPER", "SAME_LOWER"):
-        pads = _same_pads(call, kernel, strides, dilations, kind == "SAME_UPPER")
+        found = _same_pads(call, kernel, strides, dilations, kind == "SAME_UPPER")
+        if found is None:  # the engine finds them for the size that arrives
+            return {"strides": strides, "dilations": dilations, "auto_pad": kind}
+        pads = found
     elif kind != "NOTSET":
         raise Refused((f"attribute auto_pad = {kind!r}", "it is not known"))
     return {"strides": strides, "dilations": dilations, "pads": pads}
@@ -176,7 +179,8 @@ def window_attributes(call: Call, kernel: list[int], auto: bool = True) -> dict[
 
 def _same_pads(
     call: Call, kernel: list[int], strides: list[int], dilations: list[int], upper: bool
-) -> list[int]:
+) -> list[int] | None:
+    """Return the pads of windows that cover every step; None where they depend on a free size."""
     shape = call.builder.info(call.inputs[0]).shape
     begin, end = [], []
     for i, (k, stride, by) in enumerate(zip(kernel, strides, dilations, strict=True)):
@@ -186,7 +190,7 @@ def _same_pads(
         elif isinstance(size, int):
             total = max((-(-size // stride) - 1) * stride + (k - 1) * by + 1 - size, 0)
         else:
-            raise Refused(("attribute auto_pad = 'SAME'", "a stride over 1 needs a fixed size"))
+            return None
         begin.append(total // 2 if upper else total - total // 2)
         end.append(total - begin[-1])
     return begin + end
@@ -253,12 +257,3 @@ def _layer_normalization(call: Call) -> list[str]:
         "epsilon": call.real("epsilon", 1e-5),
     }
     return call.out("LayerNormalization", call.inputs, attrs)[:1]
-
-
-@lower("BatchNormalization", attrs="epsilon momentum spatial training_mode")
-def _batch_normalization(call: Call) -> list[str]:
-    call.needs(5, 5)
-    call.only_first_output()
-    if call.integer("training_mode", 0) or not call.integer("spatial", 1):
-        raise Refused(("BatchNormalization in training, or not spatial", "neither is run"))
-    return call.out("BatchNormalization", call.inputs, {"epsilon": call.real("epsilon", 1e-5)})

@@ -44,10 +44,17 @@ def _windows(node: Node, x: Shape, kernel: Sequence[Size]) -> list[Size]:
 
     pads, ceil = numbers("pads", 0, 2 * n), attr(node, "ceil_mode", 0)
     strides, dilations = numbers("strides", 1, n), numbers("dilations", 1, n)
+    same = str(node.attrs.get("auto_pad", "")).startswith("SAME")
     out: list[Size] = []
     for i, (size, width) in enumerate(zip(x[2:], kernel, strict=True)):
+        if same:
+            one = size if strides[i] == 1 else None
+            out.append(-(-size // strides[i]) if isinstance(size, int) else one)
+            continue
         if not isinstance(size, int) or not isinstance(width, int) or ceil:
-            out.append(None)
+            known = isinstance(width, int) and not ceil and strides[i] == 1
+            grown = pads[i] + pads[i + n] - (int(width or 1) - 1) * dilations[i] if known else 1
+            out.append(size if grown == 0 else None)
             continue
         room = size + pads[i] + pads[i + n] - ((width - 1) * dilations[i] + 1)
         out.append(room // strides[i] + 1 if room >= 0 else None)

@@ -19,6 +19,7 @@ import numpy as np
 
 import gruengine as gr
 from fuzz import keras_blocks as kb
+from fuzz import keras_convs
 from fuzz import keras_recurrent as kr
 from fuzz.keras_blocks import Array, Era, Form, Made, Memory, Value, one_of
 from fuzz.keras_write import Input, Net, Ref, Use, snake, write
@@ -160,6 +161,8 @@ class Draft:
         if kind < 0.72:
             return kb.global_pool(rng, form, era)
         if kind < 0.86 and self.steps(here) > 6 and (not form.masked or era.major >= 3):
+            if rng.random() < 0.45 and not form.masked:
+                return one_of(rng, *keras_convs.ALL)(rng, form, era)  # type: ignore[no-any-return]
             return one_of(rng, kb.conv, kb.conv, kb.pool, kb.moved)(rng, form, era)  # type: ignore[no-any-return]
         return one_of(rng, *kb.KEEPING)(rng, form, era)  # type: ignore[no-any-return]
 
