@@ -63,11 +63,11 @@ def build(fresh: Fresh, source: str, folder: Path, *options: str) -> Path:
 
 
 def test_the_wheel_is_small(wheel: Path, fresh: Fresh) -> None:
-    assert wheel.stat().st_size < 5_000_000
+    assert wheel.stat().st_size < 4_000_000
     library = next(fresh.package.glob("lib/libgruengine.so.*"))
     stripped = fresh.folder / "stripped.so"
     run("strip", "-o", stripped, library)
-    assert stripped.stat().st_size < 6_000_000
+    assert stripped.stat().st_size < 3_000_000
     names = zipfile.ZipFile(wheel).namelist()
     assert sum(name.endswith(".h") for name in names) >= 10
     assert {"gruengine/lib/libgruengine.a", "gruengine/__init__.pxd"} <= set(names)

@@ -47,11 +47,10 @@ set(GRUENGINE_ISAS "" CACHE STRING "Build only these instruction sets; scalar is
 function(gru_add_kernels target)
   set(generated "${CMAKE_CURRENT_BINARY_DIR}/generated")
   set(entries "")
-  set(optimised -O3)
-  set(plain -O2)
+  # Tiles are unrolled by hand: -O3 adds copies of them for each shape, and no speed.
+  set(optimised -O2)
   if(GRUENGINE_SANITIZE)  # minutes of compilation otherwise
     set(optimised -O1)
-    set(plain -O1)
   endif()
   foreach(isa IN LISTS GRU_ISA_ROWS)
     if(NOT GRU_ISA_${isa}_ARCHITECTURE MATCHES "^(any|${GRU_ARCHITECTURE})$")
@@ -65,9 +64,6 @@ function(gru_add_kernels target)
     set(low "${GRU_CPP_DIR}/src/kernels/${isa}_kernels.cpp")
     if(NOT EXISTS "${low}")
       set(low "${GRU_CPP_DIR}/src/kernels/low_kernels.cpp")
-      # Two thirds of the code of -O3 and a quarter of its compilation, at about the same speed.
-      set_source_files_properties("${low}" PROPERTIES COMPILE_OPTIONS
-                                  $<$<NOT:$<CONFIG:Debug>>:${plain}>)
     endif()
     add_library(${object} OBJECT "${low}")
     if(GRU_ISA_${isa}_BASE STREQUAL isa)
@@ -79,10 +75,12 @@ function(gru_add_kernels target)
     target_compile_definitions(${object} PRIVATE
       GRU_ISA=${isa} GRU_VEC="kernels/vec_${GRU_ISA_${isa}_VECTOR}.h"
       GRU_DOT="kernels/dot_${isa}.h" $<$<STREQUAL:${isa},${GRU_ISA_${isa}_BASE}>:GRU_OWN_BFLOAT16>)
+    # Nothing unwinds through a kernel.
     # Products and sums are fused only where the source says so: that is part of "one number".
     # Some warnings of GCC come from its own intrinsics headers.
     target_compile_options(${object} PRIVATE
       ${GRU_ISA_${isa}_FLAGS} -ffp-contract=off -fno-math-errno -fno-exceptions
+      -fno-asynchronous-unwind-tables
       $<$<NOT:$<CONFIG:Debug>>:${optimised}>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)

@@ -68,7 +68,11 @@ void JsonReader::array(const std::function<void()>& element) {
 std::string JsonReader::string() {
   expect('"');
   std::string result;
+  const auto plain = [](char c) { return c >= 0x20 && c < 0x7F && c != '"' && c != '\\'; };
   while (true) {
+    const size_t begin = position_;
+    while (position_ < text_.size() && plain(text_[position_])) ++position_;
+    result.append(text_, begin, position_ - begin);
     if (position_ >= text_.size()) fail("a string without end");
     const char c = text_[position_];
     if (c == '"') break;

@@ -7,6 +7,34 @@
 
 GRU_BEGIN_KERNELS
 
+// What tiles start from without initial values: up to 32 vectors of a row.
+alignas(64) constexpr float kZeros[32 * Vec::kWidth] = {};
+
+// Columns past the last one are read and written through a copy of the tile, so that tiles of every
+// shape share the code that takes care of them.
+struct Edge {
+  const float* data;
+  int64_t ld;
+};
+GRU_NOINLINE void read_edge(Edge from, int64_t left, int rows, int vectors, float* tile) {
+  for (int r = 0; r < rows; ++r) {
+    for (int64_t at = 0; at < vectors * Vec::kWidth; at += Vec::kWidth) {
+      const bool any = at < left;
+      store(tile, any ? load_columns(from.data + r * from.ld + at, left - at) : splat(0.0f));
+      tile += Vec::kWidth;
+    }
+  }
+}
+GRU_NOINLINE void write_edge(const float* tile, int64_t left, int rows, int vectors, float* to,
+                             int64_t ld) {
+  for (int r = 0; r < rows; ++r) {
+    for (int64_t at = 0; at < vectors * Vec::kWidth; at += Vec::kWidth) {
+      if (at < left) store_columns(to + r * ld + at, load(tile), left - at);
+      tile += Vec::kWidth;
+    }
+  }
+}
+
 template <int NV>
 struct GemmTile {
   const GemmArgs& args;
@@ -14,56 +42,40 @@ struct GemmTile {
   template <int P, int R>
   void run(int64_t block, int64_t row, Ahead ahead) const {
     constexpr int V = Vec::kWidth;
+    constexpr int kVectors = P * NV;
     Vec sums[P][R][NV];
+    alignas(64) float edge[R * kVectors * V];
     const int64_t column = block * (args.nv * V);
     const int64_t left = args.n - column;
-    const bool whole = left >= P * NV * V;
-    start(sums, row, column, whole);
+    const bool whole = left >= kVectors * V;
+    Edge from = {kZeros, 0};
+    if (args.init != nullptr) {
+      from = {args.init + row * args.ldi + column, args.ldi};
+      if (!whole) {
+        read_edge(from, left, R, kVectors, edge);
+        from = {edge, kVectors * V};
+      }
+    }
+    GRU_UNROLL
+    for (int r = 0; r < R; ++r) {
+      GRU_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        sums[v / NV][r][v % NV] = load(from.data + r * from.ld + v * V);
+      }
+    }
     const Rows a = {args.a + row * args.lda, args.lda};
     const Panels b = {args.b + block * args.block_stride, args.block_stride};
     const Coming coming = ahead.of({args.b, args.block_stride}, args.k);
     add_products<P, R, NV>(sums, a, b, coming, args.k, [](int g) { return g; });
+    float* c = args.c + row * args.ldc + column;
+    float* to = whole ? c : edge;
+    const int64_t ld = whole ? args.ldc : kVectors * V;
     GRU_UNROLL
-    for (int p = 0; p < P; ++p) {
+    for (int r = 0; r < R; ++r) {
       GRU_UNROLL
-      for (int r = 0; r < R; ++r) {
-        GRU_UNROLL
-        for (int g = 0; g < NV; ++g) {
-          const int at = (p * NV + g) * V;
-          float* c = args.c + (row + r) * args.ldc + column + at;
-          if (whole) {
-            store(c, sums[p][r][g]);
-          } else if (left > at) {
-            store_columns(c, sums[p][r][g], left - at);
-          }
-        }
-      }
+      for (int v = 0; v < kVectors; ++v) store(to + r * ld + v * V, sums[v / NV][r][v % NV]);
     }
-  }
-
-  template <int P, int R>
-  void start(Vec (&sums)[P][R][NV], int64_t row, int64_t column, bool whole) const {
-    constexpr int V = Vec::kWidth;
-    GRU_UNROLL
-    for (int p = 0; p < P; ++p) {
-      GRU_UNROLL
-      for (int r = 0; r < R; ++r) {
-        GRU_UNROLL
-        for (int g = 0; g < NV; ++g) {
-          const int at = (p * NV + g) * V;
-          const int64_t left = args.n - column - at;
-          const float* from = args.init + (row + r) * args.ldi + column + at;
-          sums[p][r][g] = splat(0.0f);
-          if (args.init != nullptr) {
-            if (whole) {
-              sums[p][r][g] = load(from);
-            } else if (left > 0) {
-              sums[p][r][g] = load_columns(from, left);
-            }
-          }
-        }
-      }
-    }
+    if (!whole) write_edge(edge, left, R, kVectors, c, args.ldc);
   }
 };
 

@@ -14,22 +14,28 @@ struct LowGemmTile {
 
   template <int P, int R>
   void run(int64_t block, int64_t row, Ahead) const {
+    static_assert(P * R * NV <= kMostLowSums);
+    run_with(block, row, P, R, &Weights::template add<NV, P, R>);
+  }
+
+  // One copy for all shapes: what depends on the shape in earnest is the loop of the products.
+  GRU_NEVER_INLINE void run_with(int64_t block, int64_t row, int blocks, int rows,
+                                 void (*add)(const LowTile&)) const {
     constexpr int V = Vec::kWidth;
-    alignas(64) float sums[P * R * NV * V];
+    alignas(64) float sums[kMostLowSums * V];
     const int64_t column = block * (args.nv * V);
-    for (int p = 0; p < P; ++p) {
-      for (int r = 0; r < R; ++r) {
-        start(sums + (p * R + r) * NV * V, row + r, column + p * NV * V);
+    for (int p = 0; p < blocks; ++p) {
+      for (int r = 0; r < rows; ++r) {
+        start(sums + (p * rows + r) * NV * V, row + r, column + p * NV * V);
       }
     }
-    Weights::template add<NV, P, R>(
-        {static_cast<const uint8_t*>(args.a.data) + row * args.a.stride, args.a.stride,
+    add({static_cast<const uint8_t*>(args.a.data) + row * args.a.stride, args.a.stride,
          args.a.scale == nullptr ? nullptr : args.a.scale + row,
          static_cast<const uint8_t*>(args.b) + block * args.block_stride, args.block_stride,
          (args.k + Weights::kGroup - 1) / Weights::kGroup, sums, NV, NV - 1});
-    for (int p = 0; p < P; ++p) {
-      for (int r = 0; r < R; ++r) {
-        finish(sums + (p * R + r) * NV * V, row + r, column + p * NV * V);
+    for (int p = 0; p < blocks; ++p) {
+      for (int r = 0; r < rows; ++r) {
+        finish(sums + (p * rows + r) * NV * V, row + r, column + p * NV * V);
       }
     }
   }

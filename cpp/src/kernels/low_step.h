@@ -49,25 +49,36 @@ struct LowStepTile {
 
   template <int P, int R>
   void run(int64_t panel, int64_t row, Ahead) const {
-    constexpr int G = Cell::kGates;
-    alignas(64) float sums[P * R * Cell::kChains * Vec::kWidth];
-    start_sums<Cell>(args.cell, panel, row, P, R, sums);
-    const auto* w = static_cast<const uint8_t*>(args.w) + panel * args.panel_stride;
-    if (args.cell.input > 0) {
-      add<P, R>(args.x, row, w, args.cell.input, G - 1, sums);
-      w += bytes_of_block<Weights, G>(args.cell.input);
-    }
-    add<P, R>(args.h, row, w, args.cell.recurrent, Cell::recurrent_chain(G - 1), sums);
-    update_sums<Cell>(args.cell, panel, row, P, R, sums);
+    static_assert(P * R * Cell::kChains <= kMostLowSums);
+    run_with(panel, row, P, R, &Weights::template add<Cell::kGates, P, R>);
   }
 
-  template <int P, int R>
-  void add(const LowRows& a, int64_t row, const uint8_t* w, int64_t k, int last,
-           float* sums) const {
-    Weights::template add<Cell::kGates, P, R>(
-        {static_cast<const uint8_t*>(a.data) + row * a.stride, a.stride,
-         a.scale == nullptr ? nullptr : a.scale + row, w, args.panel_stride,
-         (k + Weights::kGroup - 1) / Weights::kGroup, sums, Cell::kChains, last});
+  // One copy for all shapes: what depends on the shape in earnest is the loop of the products.
+  GRU_NEVER_INLINE void run_with(int64_t panel, int64_t row, int panels, int rows,
+                                 void (*add)(const LowTile&)) const {
+    constexpr int G = Cell::kGates;
+    alignas(64) float sums[kMostLowSums * Vec::kWidth];
+    start_sums<Cell>(args.cell, panel, row, panels, rows, sums);
+    const auto* w = static_cast<const uint8_t*>(args.w) + panel * args.panel_stride;
+    if (args.cell.input > 0) {
+      add(tile(args.x, row, w, args.cell.input, G - 1, sums));
+      w += bytes_of_block<Weights, G>(args.cell.input);
+    }
+    add(tile(args.h, row, w, args.cell.recurrent, Cell::recurrent_chain(G - 1), sums));
+    update_sums<Cell>(args.cell, panel, row, panels, rows, sums);
+  }
+
+  LowTile tile(const LowRows& a, int64_t row, const uint8_t* w, int64_t k, int last,
+               float* sums) const {
+    return {static_cast<const uint8_t*>(a.data) + row * a.stride,
+            a.stride,
+            a.scale == nullptr ? nullptr : a.scale + row,
+            w,
+            args.panel_stride,
+            (k + Weights::kGroup - 1) / Weights::kGroup,
+            sums,
+            Cell::kChains,
+            last};
   }
 };
 

@@ -23,6 +23,9 @@ struct LowTile {
   int last;          // which of them the last vector of a block goes to; others go in order
 };
 
+// Vectors of sums of the largest tile, a cell having up to 4 / 3 as many of them as gates.
+constexpr int kMostLowSums = (Vec::kRegisters + 2) / 3 * 4;
+
 template <int NV>
 GRU_INLINE int chain_of(const LowTile& t, int g) {
   return g == NV - 1 ? t.last : g;

@@ -40,6 +40,18 @@ GRU_INLINE void add_column_products(Vec (&sums)[P][R][NV], const float* a, int64
   }
 }
 
+// tile += what it is to be added to; see write_edge().
+GRU_NOINLINE void add_edge(Edge to, int64_t left, int rows, int vectors, float* tile) {
+  for (int r = 0; r < rows; ++r) {
+    for (int64_t at = 0; at < vectors * Vec::kWidth; at += Vec::kWidth) {
+      if (at < left) {
+        store(tile, load_columns(to.data + r * to.ld + at, left - at) + load(tile));
+      }
+      tile += Vec::kWidth;
+    }
+  }
+}
+
 // Some of the k of a product, in runs.
 struct Chunk {
   const float *a, *b;  // b of the first block
@@ -90,15 +102,25 @@ struct ProductTile {
         coming = coming.after(chunk.k);
       }
     }
+    if (!whole) return finish_edge<P, R>(sums, left, c, adds);
     each<P, R>([&](int p, int r, int g) {
       float* to = c + p * args.c_block + r * args.ldc + g * V;
-      const int64_t rest = left - (p * NV + g) * V;
-      if (whole) {
-        store(to, adds ? load(to) + sums[p][r][g] : sums[p][r][g]);
-      } else if (rest > 0) {
-        store_columns(to, adds ? load_columns(to, rest) + sums[p][r][g] : sums[p][r][g], rest);
-      }
+      store(to, adds ? load(to) + sums[p][r][g] : sums[p][r][g]);
     });
+  }
+
+  // Through memory, for every shape of tiles shares the code for columns past the last one.
+  template <int P, int R>
+  void finish_edge(const Vec (&sums)[P][R][NV], int64_t left, float* c, bool adds) const {
+    constexpr int V = Vec::kWidth;
+    alignas(64) float edge[P * R * NV * V];
+    each<P, R>([&](int p, int r, int g) { store(edge + ((p * R + r) * NV + g) * V, sums[p][r][g]); });
+    for (int p = 0; p < P; ++p, left -= NV * V) {
+      float* to = c + p * args.c_block;
+      float* part = edge + p * (R * NV * V);
+      if (adds) add_edge({to, args.ldc}, left, R, NV, part);
+      write_edge(part, left, R, NV, to, args.ldc);
+    }
   }
 
   // Sums of columns start from zero and are added at the end, when c has come from afar.
@@ -114,14 +136,19 @@ struct ProductTile {
     each<P, R>([&](int p, int r, int g) { sums[p][r][g] = splat(0.0f); });
     if (ByColumns || chunk.init == nullptr) return;
     const float* init = chunk.init + row * chunk.ldi;
+    if (whole) {
+      each<P, R>([&](int p, int r, int g) {
+        sums[p][r][g] = load(init + p * chunk.init_block + r * chunk.ldi + g * Vec::kWidth);
+      });
+      return;
+    }
+    alignas(64) float edge[P * R * NV * Vec::kWidth];
+    for (int p = 0; p < P; ++p, left -= NV * Vec::kWidth) {
+      read_edge({init + p * chunk.init_block, chunk.ldi}, left, R, NV,
+                edge + p * (R * NV * Vec::kWidth));
+    }
     each<P, R>([&](int p, int r, int g) {
-      const float* from = init + p * chunk.init_block + r * chunk.ldi + g * Vec::kWidth;
-      const int64_t rest = left - (p * NV + g) * Vec::kWidth;
-      if (whole) {
-        sums[p][r][g] = load(from);
-      } else if (rest > 0) {
-        sums[p][r][g] = load_columns(from, rest);
-      }
+      sums[p][r][g] = load(edge + ((p * R + r) * NV + g) * Vec::kWidth);
     });
   }
 };
