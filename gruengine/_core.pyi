@@ -65,6 +65,7 @@ class RecurrentTraining:
         input_size: int,
         hidden_size: int,
         num_threads: int = ...,
+        compute_type: str = ...,
     ) -> None: ...
     def forward(
         self,
@@ -105,6 +106,7 @@ def train_matmul(
     out: _Array | None = ...,
     accumulate: bool = ...,
     num_threads: int = ...,
+    compute_type: str = ...,
 ) -> _Array: ...
 def train_sum_rows(x: _Array, out: _Array | None = ..., accumulate: bool = ...) -> _Array: ...
 def train_embedding_gradient(ids: _Array, dy: _Array, table: _Array) -> None: ...

@@ -128,6 +128,7 @@ class Pass:
     training : dropout acts
     seed : of the masks of this pass; equal seeds drop the same
     num_threads : of the recurrences
+    compute_type : of the products with weights, ``"float32"`` or ``"bfloat16"``
     logits : the layer leaves out a final sigmoid or softmax, which the loss contains
     input_gradient : backprop returns the gradient of the input; else it may return None
     """
@@ -136,6 +137,7 @@ class Pass:
     training: bool = True
     seed: tuple[int, ...] = (0,)
     num_threads: int = 1
+    compute_type: str = "float32"
     logits: bool = False
     input_gradient: bool = True
 

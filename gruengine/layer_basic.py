@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,16 +127,18 @@ class Dense(Layer):
         from gruengine.training_ops import ACTIVATIONS as FUNCTIONS
         from gruengine.training_ops import rows
 
-        W, flat, threads = self.params["W"], rows(x), 1 if run is None else run.num_threads
-        a = product(flat, W, bias=self.params.get("b"), num_threads=threads)
+        run = run or Pass()
+        W, flat = self.params["W"], rows(x)
+        multiply = partial(product, num_threads=run.num_threads, compute_type=run.compute_type)
+        a = multiply(flat, W, bias=self.params.get("b"))
         y, undo = FUNCTIONS["linear" if _left_out(self.activation, run) else self.activation](a)
 
         def backprop(dy: Array, dstate: States = ()) -> tuple[Any, States]:
             da = undo(rows(dy))
-            self.accumulate("W", product(flat, da, a_transposed=True, num_threads=threads))
+            self.accumulate("W", multiply(flat, da, a_transposed=True))
             if self.use_bias:
                 self.accumulate("b", da.sum(0))
-            dx = product(da, W, b_transposed=True, num_threads=threads)
+            dx = multiply(da, W, b_transposed=True)
             return dx.reshape(x.shape), ()
 
         return y.reshape(*x.shape[:-1], self.units), (), backprop

@@ -80,7 +80,11 @@ class _Level:
         layer = self.layer
         self.residual = layer.residual and x.shape[2] == layer.directions * layer.output_size
         self.core = recurrent_training(
-            layer.node_attributes(), x.shape[2], layer.units, self.run.num_threads
+            layer.node_attributes(),
+            x.shape[2],
+            layer.units,
+            self.run.num_threads,
+            self.run.compute_type,
         )
         y, h, c, self.tape = self.core.forward(
             np.ascontiguousarray(x, np.float32),

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gruengine import checkpoint as checkpoints
-from gruengine.errors import DivergenceError, InvalidInputError, ModelFileError
+from gruengine.errors import (
+    DivergenceError,
+    InvalidInputError,
+    ModelFileError,
+    UnsupportedError,
+)
 from gruengine.layer_base import Array, Pass, States
 from gruengine.losses import Loss, loss_of
 from gruengine.metrics import Metric, metrics_of
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from gruengine.fitting import History
     from gruengine.layers import Sequential
 
+TRAINING_TYPES = ("float32", "bfloat16")
 Path = str | os.PathLike[str]
 
 
@@ -65,6 +71,10 @@ class Trainer:
         ``"accuracy"``, ``"mae"``, ``"mse"``, or functions of ``(y, target, mask)``.
     num_threads : int
         Of the recurrences. Different numbers of threads give the same bits.
+    compute_type : str
+        ``"bfloat16"`` rounds both sides of the products with ``W`` and ``R`` and of Dense layers,
+        forward and backward; sums, cells, parameters and optimizer stay float32 (Micikevicius et
+        al. 2018, "Mixed precision training").
     seed : int
         Of dropout and of the order of batches: the same seed, data and machine repeat a run bit
         for bit.
@@ -91,15 +101,20 @@ class Trainer:
         clip_value: float | None = None,
         metrics: Sequence[str | Metric] = (),
         num_threads: int = 1,
+        compute_type: str = "float32",
         seed: int = 0,
     ) -> None:
+        if compute_type not in TRAINING_TYPES:
+            raise UnsupportedError(
+                f"compute_type {compute_type!r}; training allows {', '.join(TRAINING_TYPES)}"
+            )
         for name, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
             if bound is not None and not 0 < bound < float("inf"):
                 raise InvalidInputError(f"{name} is {bound!r}; it must be a positive number")
         self.net, self.loss, self.optimizer = net, loss_of(loss), optimizer_of(optimizer)
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.metrics = metrics_of(tuple(metrics))
-        self.num_threads, self.seed = num_threads, seed
+        self.num_threads, self.compute_type, self.seed = num_threads, compute_type, seed
         self.checkpoint: str | None = None
         self.parameters = Parameters(net)
         self.ending = _ending(net)
@@ -176,7 +191,7 @@ class Trainer:
 
         seed = (self.seed, self.steps)
         needed = not isinstance(self.net, Sequential)  # nothing comes before a chain's first layer
-        return Pass(rows, training, seed, self.num_threads, logits, needed)
+        return Pass(rows, training, seed, self.num_threads, self.compute_type, logits, needed)
 
     def _loss(self, y: Array, target: Any, mask: Array | None) -> tuple[float, Array]:
         if not self.loss.time_first or not self.net.batch_first:

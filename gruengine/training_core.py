@@ -14,13 +14,17 @@ Array = np.ndarray[Any, Any]
 
 
 def recurrent_training(
-    attrs: dict[str, Attr], input_size: int, hidden_size: int, num_threads: int
+    attrs: dict[str, Attr],
+    input_size: int,
+    hidden_size: int,
+    num_threads: int,
+    compute_type: str = "float32",
 ) -> Any:
     """Return the training form of a ``Recurrent`` node.
 
     Its interface is that of :class:`gruengine.reference_training.RecurrentTraining`.
     """
-    return _core.RecurrentTraining(attrs, input_size, hidden_size, num_threads)
+    return _core.RecurrentTraining(attrs, input_size, hidden_size, num_threads, compute_type)
 
 
 def product(
@@ -31,12 +35,16 @@ def product(
     b_transposed: bool = False,
     bias: Array | None = None,
     num_threads: int = 1,
+    compute_type: str = "float32",
 ) -> Array:
-    """Return ``a b`` (+ bias) of matrices; float32 by the engine, others by NumPy."""
+    """Return ``a b`` (+ bias) of matrices; float32 by the engine, others by NumPy.
+
+    With ``compute_type="bfloat16"`` the engine rounds both operands, and sums in float32.
+    """
     if a.dtype == b.dtype == np.float32:
         return _core.train_matmul(
             np.ascontiguousarray(a), np.ascontiguousarray(b), a_transposed, b_transposed, bias,
-            num_threads=num_threads,
+            num_threads=num_threads, compute_type=compute_type,
         )  # fmt: skip
     found = (a.T if a_transposed else a) @ (b.T if b_transposed else b)
     return np.asarray(found if bias is None else found + bias)

@@ -163,12 +163,13 @@ void register_train(py::module_& m) {
       .def_property_readonly("rows", [](const PyTape& tape) { return tape.rows; });
   py::class_<PyTraining>(m, "RecurrentTraining")
       .def(py::init([](const py::dict& attributes, int64_t input_size, int64_t hidden_size,
-                       int num_threads) {
-             return std::make_unique<PyTraining>(PyTraining{RecurrentTraining(
-                 attributes_of(attributes, hidden_size), input_size, hidden_size, num_threads)});
+                       int num_threads, const std::string& compute_type) {
+             return std::make_unique<PyTraining>(PyTraining{
+                 RecurrentTraining(attributes_of(attributes, hidden_size), input_size, hidden_size,
+                                   num_threads, compute_type_named(compute_type))});
            }),
            py::arg("attributes"), py::arg("input_size"), py::arg("hidden_size"),
-           py::arg("num_threads") = 1)
+           py::arg("num_threads") = 1, py::arg("compute_type") = "float32")
       .def("forward", &PyTraining::forward, py::arg("x"), py::arg("W"), py::arg("R"),
            py::arg("B") = py::none(), py::arg("P") = py::none(), py::arg("projection") = py::none(),
            py::arg("h0") = py::none(), py::arg("c0") = py::none(), py::arg("lengths") = py::none())

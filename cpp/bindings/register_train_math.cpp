@@ -20,7 +20,7 @@ Shape shape_of(const py::array& array) {
 
 py::array train_matmul(const py::array& a, const py::array& b, bool a_transposed, bool b_transposed,
                        const OptionalArray& bias, OptionalArray& out, bool accumulate,
-                       int num_threads) {
+                       int num_threads, const std::string& compute_type) {
   expect_rank(a, "a", 2, "[m, k], or [k, m] transposed");
   expect_rank(b, "b", 2, "[k, n], or [n, k] transposed");
   Matmul p{};
@@ -36,6 +36,7 @@ py::array train_matmul(const py::array& a, const py::array& b, bool a_transposed
   p.a_transposed = a_transposed;
   p.b_transposed = b_transposed;
   p.bias = floats(bias, "bias", {p.n});
+  const ComputeType type = compute_type_named(compute_type);
   p.accumulate = accumulate;
   py::array c = out ? *out : py::array(new_floats({p.m, p.n}));
   expect_shape(c, "out", {p.m, p.n});
@@ -43,7 +44,7 @@ py::array train_matmul(const py::array& a, const py::array& b, bool a_transposed
   if (c.is(a) || c.is(b)) throw Error(ErrorCode::kInvalidArgument, "out is an operand");
   {
     const GilRelease release;
-    matmul(p, num_threads);
+    matmul(p, num_threads, type);
   }
   return c;
 }
@@ -162,7 +163,8 @@ void train_adam(py::array& w, const py::array& g, const py::array& m, const py::
 void register_train_math(py::module_& m) {
   m.def("train_matmul", &train_matmul, py::arg("a"), py::arg("b"), py::arg("a_transposed") = false,
         py::arg("b_transposed") = false, py::arg("bias") = py::none(), py::arg("out") = py::none(),
-        py::arg("accumulate") = false, py::arg("num_threads") = 1);
+        py::arg("accumulate") = false, py::arg("num_threads") = 1,
+        py::arg("compute_type") = "float32");
   m.def("train_sum_rows", &train_sum_rows, py::arg("x"), py::arg("out") = py::none(),
         py::arg("accumulate") = false);
   m.def("train_embedding_gradient", &train_embedding_gradient, py::arg("ids"), py::arg("dy"),

@@ -14,6 +14,7 @@
 
 #include "gruengine/error.h"
 #include "gruengine/export.h"
+#include "gruengine/model.h"
 
 namespace gruengine {
 
@@ -76,9 +77,10 @@ class GRUENGINE_API RecurrentTraining {
     float *dx, *dw, *dr, *db, *dp, *dprojection, *dh0, *dc0;
   };
 
-  // Throws Error(kInvalidArgument), Error(kUnsupported).
+  // Products are made in `type`, float32 or bfloat16; everything else, and the products with a
+  // projection, are float32. Throws Error(kInvalidArgument), Error(kUnsupported).
   RecurrentTraining(const RecurrentAttributes& attributes, int64_t input_size, int64_t hidden_size,
-                    int num_threads);
+                    int num_threads, ComputeType type = ComputeType::kFloat32);
   ~RecurrentTraining();
 
   int64_t directions() const;

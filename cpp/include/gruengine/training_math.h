@@ -7,6 +7,7 @@
 
 #include "gruengine/error.h"
 #include "gruengine/export.h"
+#include "gruengine/model.h"
 
 namespace gruengine {
 
@@ -20,7 +21,10 @@ struct Matmul {
   bool accumulate;    // start from c itself
   float* c;
 };
-GRUENGINE_API void matmul(const Matmul& product, int num_threads);
+// In bfloat16 both operands are rounded and sums are float32.
+// Throws Error(kInvalidArgument) for another type than float32 or bfloat16.
+GRUENGINE_API void matmul(const Matmul& product, int num_threads,
+                          ComputeType type = ComputeType::kFloat32);
 
 // sums [n] (+)= the sum of the rows of x [rows, n].
 GRUENGINE_API void sum_rows(const float* x, int64_t rows, int64_t n, bool accumulate, float* sums);

@@ -110,12 +110,6 @@ std::optional<LowType> low_type_of_convolutions(const KernelTable& table, Comput
   return low_type(table, type == ComputeType::kInt8 ? ComputeType::kBfloat16 : type);
 }
 
-uint16_t bfloat16_bits(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  if (std::isnan(x)) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 float largest(const float* values, int64_t n) {
   float most = 0.0f;
   for (int64_t i = 0; i < n; ++i) {

@@ -2,6 +2,7 @@
 // Weights and rows of products below float32 (isa/low_table.h): packing, and memory for rows.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -41,7 +42,12 @@ std::optional<LowType> low_type(const KernelTable& table, ComputeType type);
 // That of convolutions, which lose too much in int8 and are made in bfloat16 there.
 std::optional<LowType> low_type_of_convolutions(const KernelTable& table, ComputeType type);
 
-uint16_t bfloat16_bits(float x);  // to nearest, ties to even; NaN stays NaN
+// To nearest, ties to even; NaN stays NaN.
+inline uint16_t bfloat16_bits(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  if (x != x) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
 
 // The largest |value|; NaN when one is not finite.
 float largest(const float* values, int64_t n);

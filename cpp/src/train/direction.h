@@ -6,8 +6,7 @@
 
 namespace gruengine {
 
-class DirectionPass {
- protected:
+struct DirectionPass {
   DirectionPass(const RecurrentTraining::Impl& layer, RecurrentTape::Data& tape, int64_t d)
       : layer_(layer),
         tape_(tape),
@@ -24,6 +23,8 @@ class DirectionPass {
         reverse_(layer.reverse(d)),
         projected_(tape.weights.projection != nullptr) {}
 
+  DirectionPass(const DirectionPass& other) : DirectionPass(other.layer_, other.tape_, other.d_) {}
+
   static Lease take(int64_t n) { return Lease(static_cast<size_t>(n) * sizeof(float)); }
   int64_t rows() const { return T_ * N_; }
   float* slots_at(int64_t panel, int64_t row) const {
@@ -37,6 +38,18 @@ class DirectionPass {
   }
   float* c_at(int64_t place, int64_t row) const {
     return own_.c.floats() + (place * N_ + row) * H_;
+  }
+
+  // [n, K]: what a phase multiplies with its recurrent weights.
+  const float* operand(const TrainPhase& phase, int64_t t, int64_t begin) const {
+    return phase.of_reset ? own_.reset.floats() + (t * N_ + begin) * H_ : h_at(before(t), begin);
+  }
+  // States before (after) each step, over all steps.
+  const float* previous(const Lease& states, int64_t size) const {
+    return states.floats() + before(0) * N_ * size;
+  }
+  const float* next(const Lease& states, int64_t size) const {
+    return states.floats() + after(0) * N_ * size;
   }
 
   // [panel][3][V], so that a cell reads it beside its slots.

@@ -5,6 +5,7 @@
 #include "gruengine/training_math.h"
 #include "isa/denormals.h"
 #include "isa/dispatch.h"
+#include "train/matmul.h"
 #include "train/recurrent.h"
 
 namespace gruengine {
@@ -66,15 +67,17 @@ void start_rows(const Matmul& p) {
 
 }  // namespace
 
-void matmul(const Matmul& p, int num_threads) {
+void matmul(const Matmul& p, int num_threads, ComputeType type) {
   if (p.m == 0 || p.n == 0) return;
   const FlushDenormals flush;
   const KernelTable& table = kernels();
+  const int threads = p.m * p.n * p.k < kWorthThreads ? 1 : num_threads;
+  const std::optional<LowType> low = training_type(table, type);
+  if (low && p.k > 0) return low_matmul(p, table, *low, threads);
   const TrainPanels form{p.k, p.n, table.width};
   const Lease packed(static_cast<size_t>(form.floats()) * sizeof(float));
   const bool adds = p.accumulate || p.bias != nullptr || p.k == 0;
   if (p.a_transposed && adds && !p.accumulate) start_rows(p);
-  const int threads = p.m * p.n * p.k < kWorthThreads ? 1 : num_threads;
   run_team(threads, [&](Team& team) {
     const int64_t begin = team.begin(form.blocks()), end = team.end(form.blocks());
     if (p.b_transposed) {

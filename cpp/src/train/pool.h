@@ -21,7 +21,8 @@ class Lease {
     return *this;
   }
   ~Lease();
-  float* floats() const { return reinterpret_cast<float*>(buffer_.data()); }
+  char* bytes() const { return buffer_.data(); }
+  float* floats() const { return reinterpret_cast<float*>(bytes()); }
 
  private:
   Buffer buffer_;

@@ -108,13 +108,21 @@ CellParams params_of(const RecurrentAttributes& a, const FunctionSpec* f) {
 
 }  // namespace
 
+std::optional<LowType> training_type(const KernelTable& kernels, ComputeType type) {
+  if (type != ComputeType::kFloat32 && type != ComputeType::kBfloat16) {
+    throw Error(ErrorCode::kInvalidArgument, "compute_type is '" + std::string(name_of(type)) +
+                                                 "'; training allows 'float32' and 'bfloat16'");
+  }
+  return low_type(kernels, type);
+}
+
 RecurrentTape::RecurrentTape(std::unique_ptr<Data> data) : data_(std::move(data)) {}
 RecurrentTape::~RecurrentTape() = default;
 int64_t RecurrentTape::steps() const { return data_->T; }
 int64_t RecurrentTape::rows() const { return data_->N; }
 
 RecurrentTraining::RecurrentTraining(const RecurrentAttributes& attributes, int64_t input_size,
-                                     int64_t hidden_size, int num_threads) {
+                                     int64_t hidden_size, int num_threads, ComputeType type) {
   check(attributes, input_size, hidden_size, num_threads);
   auto impl = std::make_shared<Impl>();
   impl->kernels = &kernels();
@@ -125,6 +133,7 @@ RecurrentTraining::RecurrentTraining(const RecurrentAttributes& attributes, int6
   impl->D = attributes.direction == "bidirectional" ? 2 : 1;
   impl->reverse_first = attributes.direction == "reverse";
   impl->threads = num_threads;
+  impl->low = training_type(*impl->kernels, type);
   const size_t per = attributes.cell == "rnn" ? 1 : attributes.cell == "lstm" ? 3 : 2;
   const auto functions = activations_of(attributes, per, static_cast<size_t>(impl->D));
   for (size_t d = 0; d < static_cast<size_t>(impl->D); ++d) {

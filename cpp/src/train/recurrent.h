@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "engine/low.h"
 #include "engine/parallel.h"
 #include "gruengine/training.h"
 #include "isa/train_table.h"
@@ -37,6 +39,9 @@ struct CellLayout {
   bool lstm, gru_after, gru_before;
 };
 
+// What products are made in; throws Error(kInvalidArgument) for a type that is not for training.
+std::optional<LowType> training_type(const KernelTable& kernels, ComputeType type);
+
 struct RecurrentTraining::Impl {
   const KernelTable* kernels;
   CellLayout layout;
@@ -44,6 +49,7 @@ struct RecurrentTraining::Impl {
   int64_t G, I, H, D;
   bool reverse_first;
   int threads;
+  std::optional<LowType> low;  // of the products; nothing for float32
 
   bool reverse(int64_t d) const { return d == 1 || reverse_first; }
   int64_t width() const { return kernels->width; }

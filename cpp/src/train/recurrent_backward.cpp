@@ -18,9 +18,6 @@ DirectionBackward::DirectionBackward(const Impl& layer, RecurrentTape::Data& tap
                                      const OutputGradients& out, const Gradients& to)
     : DirectionPass(layer, tape, d), out_(out), to_(to) {
   const auto& layout = layer.layout;
-  for (const TrainPhase& phase : layout.phases) {
-    back_.push_back(take(form_of(phase).floats()));
-  }
   dh_ = take(N_ * K_);
   if (layout.lstm) dc_ = take(N_ * H_);
   if (layout.gru_before) dreset_ = take(N_ * H_);
@@ -29,24 +26,24 @@ DirectionBackward::DirectionBackward(const Impl& layer, RecurrentTape::Data& tap
     doutput_ = take(T_ * N_ * K_);
     projection_ = take(projection_form().floats());
   }
-  if (to.dx != nullptr) {
-    input_weights_ = take(input_form().floats());
-    if (tape.sorted) sorted_dx_ = take(T_ * N_ * I_);
-  }
+  if (to.dx != nullptr && tape.sorted) sorted_dx_ = take(T_ * N_ * I_);
   if (tape.sorted && out.dy != nullptr) sorted_dy_ = take(T_ * N_ * K_);
   sums_ = take(panels_ * S_ * V_ + 3 * H_);
-  packed_x_ = take(x_form().floats());
-  packed_h_ = take(h_form().floats());
-  if (layout.gru_before) packed_reset_ = take(h_form().floats());
   if (projected_) packed_hidden_ = take(TrainPanels{rows(), H_, V_}.floats());
 }
 
 void DirectionBackward::run() {
   start();
   const Split split = split_of(layer_, T_, N_, K_);
+  const int threads = worth_threads() ? layer_.threads : 1;
+  float* dx = tape_.sorted && to_.dx != nullptr ? sorted_dx_.floats() : to_.dx;
+  const ProductGradients to{dx, d_ > 0 && !tape_.sorted,
+                            to_.dw == nullptr ? nullptr : to_.dw + d_ * layer_.G * H_ * I_,
+                            to_.dr == nullptr ? nullptr : to_.dr + d_ * layer_.G * H_ * K_};
+  products_ = backward_products(*this, to, std::max(split.threads, threads));
   run_team(split.threads, [&](Team& team) { run_steps(team, split); });
   clear_dead();
-  run_team(worth_threads() ? layer_.threads : 1, [&](Team& team) { run_products(team); });
+  run_team(threads, [&](Team& team) { run_products(team); });
   finish();
 }
 
@@ -75,21 +72,14 @@ void DirectionBackward::start() {
 }
 
 void DirectionBackward::run_steps(Team& team, const Split& split) {
-  pack_recurrent(team);
+  products_->pack_states(team);
+  if (projected_) pack_projection(team);
   team.barrier();
   const Part part = split.part(team, N_, panels_);
   for (int64_t k = 0; k < T_; ++k) step(reverse_ ? k : T_ - 1 - k, part, team);
 }
 
-void DirectionBackward::pack_recurrent(const Team& team) {
-  const float* r = tape_.weights.r + d_ * layer_.G * H_ * K_;
-  for (size_t i = 0; i < back_.size(); ++i) {
-    const TrainPhase& phase = layer_.layout.phases[i];
-    const TrainPanels form = form_of(phase);
-    pack_gate_rows(layer_, r, form, phase.first, phase.slots, team.begin(form.blocks()),
-                   team.end(form.blocks()), back_[i].floats());
-  }
-  if (!projected_) return;
+void DirectionBackward::pack_projection(const Team& team) {
   const TrainPanels form = projection_form();
   pack_rows(tape_.weights.projection + d_ * K_ * H_, H_, form, team.begin(form.blocks()),
             team.end(form.blocks()), projection_.floats());
@@ -100,6 +90,7 @@ void DirectionBackward::step(int64_t t, const Part& part, Team& team) {
   const int64_t begin = std::min(part.row_begin, live);
   const int64_t n = std::min(part.row_end, live) - begin;
   if (projected_) project_back(t, begin, n, part, team);
+  const StepRows rows{t, begin, n};
   CellArgs args = gradient_args(t, begin, n);
   args.panel_begin = part.panel_begin;
   args.panel_end = part.panel_end;
@@ -107,16 +98,16 @@ void DirectionBackward::step(int64_t t, const Part& part, Team& team) {
   if (phases.size() == 1) {
     layer_.kernels->train->cell_backward[static_cast<int>(phases[0].kind)](args);
     if (part.shares_rows) team.barrier();
-    carry(0, t, begin, n, dh_.floats(), layer_.layout.gru_after, part, team);
+    products_->carry(0, rows, dh_.floats(), layer_.layout.gru_after, part.shares_rows, team);
   } else {
     layer_.kernels->train->cell_backward[static_cast<int>(phases[1].kind)](args);
     if (part.shares_rows) team.barrier();
-    carry(1, t, begin, n, dreset_.floats(), false, part, team);
+    products_->carry(1, rows, dreset_.floats(), false, part.shares_rows, team);
     if (part.shares_rows) team.barrier();
     args.dy = nullptr;
     layer_.kernels->train->cell_backward[static_cast<int>(phases[0].kind)](args);
     if (part.shares_rows) team.barrier();
-    carry(0, t, begin, n, dh_.floats(), true, part, team);
+    products_->carry(0, rows, dh_.floats(), true, part.shares_rows, team);
   }
   if (part.shares_rows) team.barrier();
 }
@@ -129,40 +120,6 @@ CellArgs DirectionBackward::gradient_args(int64_t t, int64_t begin, int64_t n) c
   if (layer_.layout.lstm) args.dc = dc_.floats() + begin * H_;
   if (layer_.layout.gru_before) args.dreset = dreset_.floats() + begin * H_;
   return args;
-}
-
-// to = (to +) deltas of phase i times its recurrent weights, for this member's columns.
-void DirectionBackward::carry(size_t i, int64_t t, int64_t begin, int64_t n, float* to, bool adds,
-                              const Part& part, const Team& team) {
-  const TrainPhase& phase = layer_.layout.phases[i];
-  const TrainPanels form = form_of(phase);
-  ProductArgs args{};
-  args.m = n;
-  args.k = phase.slots * V_;
-  args.runs = panels_;
-  args.a = slots_at(0, t * N_ + begin) + phase.first * V_;
-  args.lda = S_ * V_;
-  args.run_stride = rows() * S_ * V_;
-  args.b = back_[i].floats();
-  args.c = to + begin * K_;
-  args.init = adds ? args.c : nullptr;
-  take_columns(form, K_, part, team, args);
-}
-
-void DirectionBackward::take_columns(const TrainPanels& form, int64_t ld, const Part& part,
-                                     const Team& team, ProductArgs& args) {
-  const int64_t low = part.shares_rows ? team.begin(form.blocks()) : 0;
-  const int64_t high = part.shares_rows ? team.end(form.blocks()) : form.blocks();
-  args.n = std::min(form.n, high * form.columns()) - low * form.columns();
-  if (args.m <= 0 || args.n <= 0) return;
-  args.b += low * form.block_stride();
-  args.block_stride = form.block_stride();
-  args.nv = form.nv();
-  args.c += low * form.columns();
-  if (args.init != nullptr) args.init += low * form.columns();
-  args.ldi = args.ldc = ld;
-  args.init_block = args.c_block = form.columns();
-  layer_.kernels->train->product(args);
 }
 
 // The gradient of the output before the projection.
@@ -179,15 +136,22 @@ void DirectionBackward::project_back(int64_t t, int64_t begin, int64_t n, const 
     }
   }
   if (part.shares_rows) team.barrier();
+  const TrainPanels form = projection_form();
+  const ColumnPart part_of(form, !part.shares_rows, team);
   ProductArgs args{};
   args.m = n;
+  args.n = part_of.n;
   args.k = K_;
   args.runs = 1;
   args.a = total;
   args.lda = K_;
-  args.b = projection_.floats();
-  args.c = dhidden_.floats() + begin * H_;
-  take_columns(projection_form(), H_, part, team, args);
+  args.b = projection_.floats() + part_of.low * form.block_stride();
+  args.block_stride = form.block_stride();
+  args.nv = form.nv();
+  args.c = dhidden_.floats() + begin * H_ + part_of.low * form.columns();
+  args.ldc = H_;
+  args.c_block = form.columns();
+  if (args.m > 0 && args.n > 0) layer_.kernels->train->product(args);
   if (part.shares_rows) team.barrier();
 }
 

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "isa/denormals.h"
-#include "train/direction.h"
+#include "train/products.h"
 
 namespace gruengine {
 namespace {
@@ -27,8 +27,6 @@ class DirectionForward : DirectionPass {
     if (layer.layout.lstm) own_.c = take((T_ + 1) * N_ * H_);
     if (projected_) own_.hidden = take(T_ * N_ * H_);
     if (layer.layout.gru_before) own_.reset = take(T_ * N_ * H_);
-    w_ = take(panels_ * layer.layout.input_slots * V_ * layer.I);
-    r_ = take(panels_ * S_ * V_ * K_);
     biases_ = take(panels_ * V_ * (S_ + 1));
     if (projected_) projection_ = take(projection_form().floats());
   }
@@ -38,6 +36,7 @@ class DirectionForward : DirectionPass {
     pack_peephole();
     start_states();
     const Split split = split_of(layer_, T_, N_, K_);
+    products_ = forward_products(*this, split.threads);
     run_team(split.threads, [&](Team& team) { run_member(team, split); });
     finish();
   }
@@ -76,26 +75,18 @@ class DirectionForward : DirectionPass {
   }
 
   void run_member(Team& team, const Split& split) {
-    pack(team);
+    products_->pack(team);
+    if (projected_ && team.index() == 0) pack_projection();
     team.barrier();
-    multiply_inputs(team);
+    products_->multiply_inputs(bias(), team);
     team.barrier();
     const Part part = split.part(team, N_, panels_);
     for (int64_t k = 0; k < T_; ++k) step(reverse_ ? T_ - 1 - k : k, part, team);
   }
 
-  void pack(Team& team) {
-    const auto& w = tape_.weights;
-    const int64_t begin = team.begin(panels_), end = team.end(panels_);
-    pack_gates(layer_, w.w + d_ * layer_.G * H_ * layer_.I, layer_.I, 0, layer_.layout.input_slots,
-               begin, end, w_.floats());
-    for (const TrainPhase& phase : layer_.layout.phases) {
-      pack_gates(layer_, w.r + d_ * layer_.G * H_ * K_, K_, phase.first, phase.slots, begin, end,
-                 recurrent_panels(phase));
-    }
-    if (w.projection == nullptr || team.index() != 0) return;
+  void pack_projection() {
     const TrainPanels form = projection_form();
-    const float* p = w.projection + d_ * K_ * H_;
+    const float* p = tape_.weights.projection + d_ * K_ * H_;
     for (int64_t block = 0; block < form.blocks(); ++block) {
       const int64_t first = block * form.columns();
       const int64_t whole = (std::min(form.columns(), K_ - first) + V_ - 1) / V_ * V_;
@@ -108,38 +99,13 @@ class DirectionForward : DirectionPass {
     }
   }
 
-  // The panels of later phases lie behind those of earlier ones.
-  float* recurrent_panels(const TrainPhase& phase) const {
-    return r_.floats() + (phase.of_reset ? panels_ * 2 * V_ * K_ : 0);
-  }
-
-  void multiply_inputs(const Team& team) {
-    const int64_t first = team.begin(rows()), input_slots = layer_.layout.input_slots;
-    ProductArgs args{};
-    args.m = team.end(rows()) - first;
-    args.n = panels_ * input_slots * V_;
-    args.k = layer_.I;
-    args.runs = 1;
-    args.a = tape_.x + first * layer_.I;
-    args.lda = layer_.I;
-    args.b = w_.floats();
-    args.block_stride = layer_.I * input_slots * V_;
-    args.nv = static_cast<int32_t>(input_slots);
-    args.init = bias();
-    args.init_block = input_slots * V_;
-    args.c = slots_at(0, first);
-    args.ldc = S_ * V_;
-    args.c_block = rows() * S_ * V_;
-    if (args.m > 0) layer_.kernels->train->product(args);
-  }
-
   void step(int64_t t, const Part& part, Team& team) {
     const int64_t live = tape_.live_at(t);
     const int64_t begin = std::min(part.row_begin, live), end = std::min(part.row_end, live);
     if (tape_.sorted) carry_dead(t, std::max(part.row_begin, live), part);
     for (const TrainPhase& phase : layer_.layout.phases) {
       if (phase.of_reset && part.shares_rows) team.barrier();
-      run_phase(phase, t, begin, end, part);
+      run_phase(phase, t, begin, end, part, team);
     }
     if (projected_) {
       if (part.shares_rows) team.barrier();
@@ -160,13 +126,16 @@ class DirectionForward : DirectionPass {
     if (projected_) clear(own_.hidden.floats() + row * H_, count * H_);
   }
 
-  void run_phase(const TrainPhase& phase, int64_t t, int64_t begin, int64_t end, const Part& part) {
+  void run_phase(const TrainPhase& phase, int64_t t, int64_t begin, int64_t end, const Part& part,
+                 const Team& team) {
     const int64_t n = end - begin;
     if (n == 0) return;
+    products_->take_states(phase, {t, begin, n}, team);
     const int64_t group = std::max<int64_t>(1, kNearBytes / (n * S_ * V_ * 4));
     for (int64_t low = part.panel_begin; low < part.panel_end; low += group) {
       const int64_t high = std::min(part.panel_end, low + group);
-      multiply_states(phase, t, begin, n, low, high);
+      if (layer_.layout.gru_after) start_reset_slot(t * N_ + begin, n, low, high);
+      products_->multiply_states(phase, {t, begin, n}, low, high, team);
       CellArgs args = cell_args(t, begin, n);
       const int64_t row = t * N_ + begin;
       args.h_out = projected_ ? own_.hidden.floats() + row * H_ : h_at(after(t), begin);
@@ -177,30 +146,12 @@ class DirectionForward : DirectionPass {
     }
   }
 
-  void multiply_states(const TrainPhase& phase, int64_t t, int64_t begin, int64_t n, int64_t low,
-                       int64_t high) {
-    const int64_t row = t * N_ + begin;
-    if (layer_.layout.gru_after) {
-      for (int64_t panel = low; panel < high; ++panel) {
-        float* to = slots_at(panel, row) + 3 * V_;
-        for (int64_t r = 0; r < n; ++r) copy(to + r * S_ * V_, bias_h() + panel * V_, V_);
-      }
+  // The product with R_n is scaled by the reset gate, so its bias goes with it.
+  void start_reset_slot(int64_t row, int64_t n, int64_t low, int64_t high) {
+    for (int64_t panel = low; panel < high; ++panel) {
+      float* to = slots_at(panel, row) + 3 * V_;
+      for (int64_t r = 0; r < n; ++r) copy(to + r * S_ * V_, bias_h() + panel * V_, V_);
     }
-    ProductArgs args{};
-    args.m = n;
-    args.n = (high - low) * phase.slots * V_;
-    args.k = K_;
-    args.runs = 1;
-    args.a = phase.of_reset ? own_.reset.floats() + row * H_ : h_at(before(t), begin);
-    args.lda = K_;
-    args.block_stride = K_ * phase.slots * V_;
-    args.b = recurrent_panels(phase) + low * args.block_stride;
-    args.nv = phase.slots;
-    args.c = slots_at(low, row) + phase.first * V_;
-    args.init = args.c;
-    args.ldi = args.ldc = S_ * V_;
-    args.init_block = args.c_block = rows() * S_ * V_;
-    layer_.kernels->train->product(args);
   }
 
   void project(int64_t t, int64_t begin, int64_t end, const Part& part, const Team& team) {
@@ -249,7 +200,8 @@ class DirectionForward : DirectionPass {
 
   const Inputs& in_;
   const Outputs& out_;
-  Lease w_, r_, biases_, projection_;
+  std::unique_ptr<ForwardProducts> products_;
+  Lease biases_, projection_;
 };
 
 // Rows by falling length, so that those alive are always the first.
