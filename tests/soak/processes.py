@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from soak import scheduler_cases
+
 HEAD = """
 import gc, os, signal, sys, threading, time
 import numpy as np
@@ -190,6 +193,12 @@ def init(model):
 def job(at):
     own = gr.load(sys.argv[2] + "/net", num_threads=2)
     whole = own(x)
+    with gr.Scheduler(own) as scheduler:
+        for row in range(2):
+            stream = scheduler.open()
+            for t in range(x.shape[1]):
+                y = scheduler.step(stream, np.ascontiguousarray(x[row, t]))
+                assert np.array_equal(y, whole[row, t])
     if shared is not None and not np.array_equal(shared(x), whole):
         return None
     return whole[at % 2], np.array_equal(steps(own), whole)
@@ -198,6 +207,8 @@ if __name__ == "__main__":
     net().save(sys.argv[2] + "/net")
     model = gr.load(sys.argv[2] + "/net", num_threads=2)
     want = model(x)
+    live = gr.Scheduler(model, num_threads=2)
+    live.step(live.open(), np.ascontiguousarray(x[0, 0]))
     for _ in range(RUNS):
         with mp.get_context(METHOD).Pool(2, init, (model if METHOD == "fork" else None,)) as pool:
             for at, (found, same) in enumerate(pool.map(job, range(4))):
@@ -256,11 +267,12 @@ wait(*pids)
 
 def _programs() -> dict[str, tuple[str, bool]]:
     """Programs by name, and whether one repeats by itself."""
-    all_cases = {name: (HEAD + body, True) for name, body in LOOPED.items()}
+    looped = LOOPED | scheduler_cases.LOOPED
+    all_cases = {name: (HEAD + body, True) for name, body in looped.items()}
     for method in ("fork", "spawn", "forkserver"):
         text = HEAD + f"METHOD = {method!r}\n" + METHODS
         all_cases[f"multiprocessing {method}"] = (text, True)
-    for name, body in SHUTDOWN.items():
+    for name, body in (SHUTDOWN | scheduler_cases.SHUTDOWN).items():
         if "THREADS" not in body:
             all_cases[name] = (HEAD + body, False)
             continue
