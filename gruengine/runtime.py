@@ -22,9 +22,9 @@ def info() -> dict[str, Any]:
     dict
         ``version``; ``isa`` and ``isa_choice`` (how it came to be); ``isas``: every instruction set
         of this build with ``supported``, the ``reason`` when not, and ``floats``, the set whose
-        float32 kernels it runs; ``openmp``; ``max_threads``
-        (1 in a forked child whose parent had run in parallel); ``caches``: bytes of each
-        level; ``machine``, ``python``.
+        float32 kernels it runs; ``max_threads``: the least
+        of the CPU affinity, the limits of cgroups, ``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT``
+        (1 in a forked child whose parent had run in parallel); ``caches``: bytes of each level; ``machine``, ``python``.
     """
     import numpy as np
 
@@ -38,7 +38,6 @@ def info() -> dict[str, Any]:
             name: {"supported": supported, "reason": reason, "floats": floats}
             for name, floats, supported, reason in _core.available_isas()
         },
-        "openmp": _core.built_with_openmp(),
         "max_threads": _core.max_threads(),
         "caches": caches(),
         "machine": platform.machine(),

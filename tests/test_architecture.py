@@ -112,14 +112,14 @@ def test_the_c_api_sees_the_public_headers():
     assert outside("src/c_api", r"gruengine/\w+\.h|c_api/\w+\.h|[a-z_]+") == []
 
 
-def test_openmp_is_in_one_file():
+def test_threads_are_started_in_two_places():
     users = {
-        str(path.relative_to(CPP))
-        for path in CPP.rglob("*")
+        path.name
+        for path in (CPP / "src").rglob("*")
         if path.suffix in (".h", ".cpp", ".inc")
-        and re.search(r"#\s*pragma\s+omp|<omp\.h>|\bomp_\w+\(", path.read_text())
+        and re.search(r"std::j?thread[>(]|#\s*pragma\s+omp", path.read_text())
     }
-    assert users == {"src/engine/parallel.cpp"}
+    assert users == {"thread_pool.cpp", "scheduler_impl.h"}
 
 
 def test_kernel_objects_define_their_table_alone():

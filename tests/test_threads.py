@@ -169,6 +169,94 @@ def test_two_threads_do_run(tmp_path: Path) -> None:
     assert python(program, tmp_path).split() == ["0", "1"]
 
 
+def same_states(found: dict[str, Array], want: dict[str, Array]) -> None:
+    assert found.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(found[name], value, name)
+
+
+def same_with_threads(layers: list[Any], inputs: int, N: int, T: int, compute_type: str) -> None:
+    net = gr.Sequential(layers, inputs, seed=1)
+    x = np.random.default_rng(2).normal(size=(N, T, inputs)).astype(np.float32)
+    one, many = (net.compile(num_threads=n, compute_type=compute_type) for n in (1, 4))
+    _, state = one.run(x)
+    want, last = one.run(x, state=state)
+    for _ in range(3):  # threads come when they come
+        found, found_last = many.run(x, state=state)
+        np.testing.assert_array_equal(found, want)
+        same_states(found_last, last)
+    frames = [many.stream(batch_size=N), one.stream(batch_size=N)]
+    for t in range(min(T, 12)):
+        got, wanted = (stream.step(np.ascontiguousarray(x[:, t])) for stream in frames)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [gr.LSTM(200, return_sequences=True)],
+        lambda: [gr.GRU(170, return_sequences=True, reset="before")],
+        lambda: [gr.LSTM(190, return_sequences=True, projection=72)],
+        lambda: [gr.LSTM(64, return_sequences=True) for _ in range(2)],
+        lambda: [gr.GRU(72, return_sequences=True) for _ in range(3)],
+        lambda: [gr.LSTM(80), gr.Dense(7)],
+    ],
+    ids=["split", "two phases", "projected", "wave", "wave of three", "last"],
+)
+def test_bits_do_not_depend_on_threads(layers: Callable[[], list[Any]], compute_type: str) -> None:
+    same_with_threads(layers(), 40, 1, 90, compute_type)
+    same_with_threads(layers(), 40, 5, 21, compute_type)
+
+
+@pytest.mark.parametrize("compute_type", ["float32", "int8"])
+def test_bits_of_two_directions_do_not_depend_on_threads(compute_type: str) -> None:
+    layers = [gr.LSTM(72, return_sequences=True, bidirectional=True) for _ in range(2)]
+    net = gr.Sequential(layers, 40, seed=1)
+    x = np.random.default_rng(2).normal(size=(3, 60, 40)).astype(np.float32)
+    one, many = (net.compile(num_threads=n, compute_type=compute_type) for n in (1, 4))
+    for lengths in (None, [60, 1, 33]):
+        want, last = one.run(x, lengths=lengths)
+        for _ in range(3):
+            found, found_last = many.run(x, lengths=lengths)
+            np.testing.assert_array_equal(found, want)
+            same_states(found_last, last)
+
+
+@needs_two
+def test_limits_of_processors_are_respected(tmp_path: Path) -> None:
+    asked = "net.compile(num_threads=4)(x); print(gr.info()['max_threads'], tasks() - before)"
+    limit = {
+        "os.environ['OMP_NUM_THREADS'] = '1,4'": ["1", "0"],
+        "os.environ['OMP_THREAD_LIMIT'] = '2'": ["2", "1"],
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})": ["1", "0"],
+    }
+    for command, wanted in limit.items():
+        program = f"import os; {command}\n{HEAD}before = tasks()\n{asked}"
+        assert python(program, tmp_path).split() == wanted
+
+
+@needs_two
+def test_threads_that_share_one_processor_get_on(tmp_path: Path) -> None:
+    """The helper is kept on one processor that another process fills."""
+    program = HEAD + (
+        "import subprocess, sys\n"
+        "x = np.random.default_rng(0).normal(size=(1, 60, 24)).astype('f4')\n"
+        "want = net.compile()(x); model = net.compile(num_threads=2); model(x)\n"
+        "cpu = max(os.sched_getaffinity(0))\n"
+        "for task in os.listdir('/proc/self/task'):\n"
+        "    if open(f'/proc/self/task/{task}/comm').read() == 'gruengine\\n':\n"
+        "        os.sched_setaffinity(int(task), {cpu})\n"
+        "spin = f'import os; os.sched_setaffinity(0, {{{{{cpu}}}}})\\nwhile True: pass'\n"
+        "other = subprocess.Popen([sys.executable, '-c', spin])\n"
+        "try:\n"
+        "    print(all(np.array_equal(model(x), want) for _ in range(200)))\n"
+        "finally:\n"
+        "    other.kill()"
+    )
+    assert python(program, tmp_path).split() == ["True"]
+
+
 @needs_two
 def test_a_forked_child_goes_on_with_one_thread(tmp_path: Path) -> None:
     program = HEAD + (

@@ -20,7 +20,6 @@ void register_runtime(py::module_& m) {
   m.def("isa_choice", &isa_choice);
   m.def("force_isa", &force_isa, py::arg("name"));
   m.def("max_threads", &max_threads);
-  m.def("built_with_openmp", &built_with_openmp);
 }
 
 }  // namespace gruengine

@@ -30,7 +30,6 @@ install(DIRECTORY include/gruengine DESTINATION ${include} FILES_MATCHING PATTER
 install(EXPORT gruengine_targets NAMESPACE gruengine:: DESTINATION ${lib}/cmake/gruengine
         FILE gruengine-targets.cmake)
 
-set(GRUENGINE_HAS_OPENMP ${OpenMP_CXX_FOUND})
 configure_package_config_file(cmake/gruengine-config.cmake.in gruengine-config.cmake
                               INSTALL_DESTINATION ${lib}/cmake/gruengine
                               NO_SET_AND_CHECK_MACRO NO_CHECK_REQUIRED_COMPONENTS_MACRO)
@@ -44,9 +43,6 @@ file(RELATIVE_PATH GRUENGINE_PC_PREFIX /prefix/${lib}/pkgconfig /prefix/${root}.
 file(RELATIVE_PATH GRUENGINE_PC_LIB /prefix/${root} /prefix/${lib})
 file(RELATIVE_PATH GRUENGINE_PC_INCLUDE /prefix/${root} /prefix/${include})
 set(GRUENGINE_PC_PRIVATE "-lstdc++ -lm -lpthread")
-if(OpenMP_CXX_FOUND)
-  string(APPEND GRUENGINE_PC_PRIVATE " ${OpenMP_CXX_FLAGS}")
-endif()
 configure_file(cmake/gruengine.pc.in gruengine.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/gruengine.pc DESTINATION ${lib}/pkgconfig)
 

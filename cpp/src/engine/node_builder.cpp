@@ -193,6 +193,10 @@ void NodeBuilder::emit(std::function<void(const Frame&)> run) {
   }
 }
 
+void NodeBuilder::emit_recurrent(const std::shared_ptr<const RecurrentPlan>& layer) {
+  planner_.add_recurrent(layer);
+}
+
 WeightStore& NodeBuilder::store(const Value& constant) const {
   return constant.of_model ? planner_.source_.weights : planner_.plan_->weights;
 }

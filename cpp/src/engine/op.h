@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 namespace gruengine {
 
 class Planner;
+struct RecurrentPlan;
 
 using Slot = uint32_t;
 
@@ -103,6 +105,8 @@ class NodeBuilder {
   // Memory that only this node's closures use. 64-byte aligned.
   Slot scratch(int64_t bytes);
   void emit(std::function<void(const Frame&)> run);
+  // The same for a recurrent layer, which may join the layers before it.
+  void emit_recurrent(const std::shared_ptr<const RecurrentPlan>& layer);
 
   // A constant float32 input as a packed matrix of k rows and n columns:
   // element (row, col) = data[offset + row * row_stride + col * col_stride]. Packed once per model

@@ -16,6 +16,8 @@
 
 namespace gruengine {
 
+class RecurrentStack;
+
 struct PlanRequest {
   std::vector<Dims> inputs;  // one for each graph input
   std::string time;          // the symbol whose axes are time, "" when there is none
@@ -44,6 +46,8 @@ struct Plan {
   };
   struct Step {
     std::function<void(const Frame&)> run;
+    std::shared_ptr<RecurrentStack> stack = nullptr;  // of recurrent layers, which others may join
+    int node = 0;                                     // the first of them
   };
   // Initial value of a part of the state block; nullptr: zeros.
   struct StateInit {

@@ -69,6 +69,8 @@ class Planner {
   Slot constant_slot(void* address, int64_t bytes);
   Slot arena_slot(int64_t bytes);
   void touch(Slot slot);
+  void add_recurrent(const std::shared_ptr<const RecurrentPlan>& layer);
+  void keep_together(int node);
   char* fold_memory(int64_t bytes);
   // Adds an array to the state block and returns its slot.
   Slot state_slot(const std::string& name, DType dtype, const Dims& dims, const void* initial);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine/planner.h"
+#include "engine/recurrent_stack.h"
 
 namespace gruengine {
 
@@ -72,6 +73,28 @@ void Planner::emit_state_copies() {
         if (copy.bytes != 0) std::memcpy(f.at<char>(copy.to), f.at<char>(copy.from), copy.bytes);
       }});
     }
+  }
+}
+
+// Layers run one by one where there is one thread: then their memory is shared better.
+void Planner::add_recurrent(const std::shared_ptr<const RecurrentPlan>& layer) {
+  if (source_.threads > 1 && !plan_->steps.empty()) {
+    Plan::Step& step = plan_->steps.back();
+    if (step.stack != nullptr && step.stack->takes(*layer)) {
+      step.stack->add(layer);
+      return keep_together(step.node);
+    }
+  }
+  const auto stack = std::make_shared<RecurrentStack>(layer, source_.threads);
+  plan_->steps.push_back({[stack](const Frame& frame) { stack->run(frame); }, stack, index_});
+}
+
+// All that is used from `node` to the one being planned is in use at the same time.
+void Planner::keep_together(int node) {
+  for (SlotInfo& slot : plan_->slots) {
+    if (slot.last < node) continue;
+    slot.first = std::min(slot.first, node);
+    slot.last = std::max(slot.last, index_);
   }
 }
 

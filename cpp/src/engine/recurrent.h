@@ -44,15 +44,16 @@ struct RecurrentPlan {
   bool carried;         // initial states are read from, and final ones written to, the state block
   bool projected;       // K values are a product of the H cell outputs
   int64_t chunk_steps;  // steps whose input products are computed at once; 0: fused into the step
+  int64_t lanes;        // directions that have scratch memory of their own: D or 1
 
   Slot x, y;
   Slot h0, c0;    // [D,N,K], [D,N,H]: initial states (state block, value or zeros)
   Slot c;         // [D,N,H]: working cells (the state block itself when carried)
   Slot y_h, y_c;  // outputs
   bool wants_y_h, wants_y_c;
-  Slot z;                          // input products of a chunk, phase after phase
-  Slot hidden;                     // [N,H]: cell outputs before the projection
-  Slot gate, reset;                // [N,H] each: GRU with the reset before the product
+  Slot z;                          // [lanes]: input products of a chunk, phase after phase
+  Slot hidden;                     // [lanes,N,H]: cell outputs before the projection
+  Slot gate, reset;                // [lanes,N,H] each: GRU with the reset before the product
   bool has_lengths, lengths_wide;  // int64 rather than int32
   Slot lengths;                    // [N]
   Slot order;                      // int64 [2,N]: rows by falling length, then those lengths
@@ -66,9 +67,6 @@ struct RecurrentPlan {
   // Sweeps over the weights so far, by whatever stream: see first_sweep().
   mutable std::atomic<uint32_t> sweeps{0};
 
-  void run(const Frame& frame) const;
-
- private:
   // One direction over one block of rows.
   struct Sequence {
     const CellDirection* direction;
@@ -84,16 +82,40 @@ struct RecurrentPlan {
     uint32_t sweeps;  // those before the first step
   };
 
-  void run_direction(const Frame& frame, int d) const;
+  // Without lengths: what comes before and after the steps of all directions, and between.
+  void start(const Frame& frame) const;
+  Sequence sequence(const Frame& frame, int d) const;
+  void finish(const Frame& frame) const;
+  // Steps [from, to), counted along the direction.
+  void run_steps(const Sequence& s, int64_t from, int64_t to, Team& team) const;
+  // The whole run with rows of unlike lengths. False when there are none: nothing was done.
+  bool run_lengths(const Frame& frame) const;
+
+  // Of one step of one direction.
+  int64_t weight_bytes() const;  // recurrent ones, and those of the inputs when fused
+  int64_t products() const;      // multiply-adds
+  int64_t rate() const;          // about how many a nanosecond of them
+
+ private:
+  // A step as the stages of it see it.
+  struct Moment {
+    int64_t now;    // the step
+    int64_t first;  // of the steps whose input products are there
+    int64_t fresh;  // of them still to be made
+    int64_t rows;
+    const float* h;
+  };
+
+  Sequence sorted_sequence(const Frame& frame, int d) const;
   void run_sorted(const Frame& frame, int d) const;
-  void run_sequence(const Sequence& sequence, int threads) const;
-  void run_member(const Sequence& sequence, Team& team) const;
-  void project_inputs(const Sequence& s, int64_t first, int64_t steps, Team& team) const;
-  void step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args, Team& team) const;
-  void project(const Sequence& s, int64_t rows, float* y, Team& team) const;
+  void project_inputs(const Sequence& s, int64_t first, int64_t steps, const Team& team,
+                      int part) const;
+  StepArgs step_args(const Sequence& s, const CellPhase& phase, const Moment& moment) const;
+  void step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args,
+                  const Team& team) const;
+  void project(const Sequence& s, int64_t rows, float* y, const Team& team, int part) const;
   char* member(const Sequence& s, const Team& team) const;
-  void step(const Sequence& s, int64_t now, int64_t rows, const float* h, int64_t z_row,
-            Team& team) const;
+  void step(const Sequence& s, const Moment& moment, Team& team) const;
   uint32_t first_sweep() const;
   bool sort_rows(const Frame& frame) const;
 };

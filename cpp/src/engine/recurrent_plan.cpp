@@ -48,8 +48,7 @@ class RecurrentBuilder {
     place_states();
     place_outputs();
     place_scratch();
-    const auto plan = p_;
-    b_.emit([plan](const Frame& frame) { plan->run(frame); });
+    b_.emit_recurrent(p_);
   }
 
  private:
@@ -303,23 +302,25 @@ class RecurrentBuilder {
     constexpr int64_t kFloat = sizeof(float);
     const int64_t T = p_->T, N = p_->N;
     p_->chunk_steps = 0;
+    p_->lanes = b_.threads() > 1 && !p_->has_lengths ? p_->D : 1;
+    const int64_t lanes = p_->lanes;
     if (T > 1) {
       const int64_t row = gates_ * p_->panels * p_->kernels->width * kFloat;
       const int64_t chunk = row * p_->I > kLongChunkBytes ? kLongChunkBytes : kChunkBytes;
       p_->chunk_steps = std::clamp<int64_t>(chunk / std::max<int64_t>(1, row * N), 1, T);
-      p_->z = b_.scratch(p_->chunk_steps * N * row);
+      p_->z = b_.scratch(lanes * p_->chunk_steps * N * row);
     }
-    if (p_->projected) p_->hidden = b_.scratch(N * p_->H * kFloat);
+    if (p_->projected) p_->hidden = b_.scratch(lanes * N * p_->H * kFloat);
     if (p_->cell == Cell::kGru && !reset_after_) {
-      p_->gate = b_.scratch(N * p_->H * kFloat);
-      p_->reset = b_.scratch(N * p_->H * kFloat);
+      p_->gate = b_.scratch(lanes * N * p_->H * kFloat);
+      p_->reset = b_.scratch(lanes * N * p_->H * kFloat);
     }
     if (p_->low != nullptr) {
       p_->rows_x = {p_->low, std::max<int64_t>(p_->chunk_steps, 1) * N, p_->I};
       p_->rows_h = {p_->low, N, p_->K};
       p_->rows_hidden = {p_->low, N, p_->projected ? p_->H : 0};
       p_->member_bytes = p_->rows_x.bytes() + p_->rows_h.bytes() + p_->rows_hidden.bytes();
-      p_->prepared = b_.scratch(b_.threads() * p_->member_bytes);
+      p_->prepared = b_.scratch((b_.threads() + lanes - 1) * p_->member_bytes);
     }
     if (p_->has_lengths) {
       p_->order = b_.scratch(2 * N * int64_t{sizeof(int64_t)});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The products of the recurrent node, in float32 or below: this member's part of them.
+// The products of the recurrent node, in float32 or below: one part of them.
 #include <algorithm>
 
 #include "engine/recurrent.h"
@@ -31,10 +31,10 @@ LowGemmArgs low_product(const LowMatrix& p, int64_t begin, int64_t end, int64_t 
 
 }  // namespace
 
-// The products of the inputs of `steps` steps from `first`, for this member's panels.
+// The products of the inputs of `steps` steps from `first`, for the panels of a part.
 void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t steps,
-                                   Team& team) const {
-  const int64_t begin = team.begin(panels), end = team.end(panels);
+                                   const Team& team, int part) const {
+  const int64_t begin = team.begin(panels, part), end = team.end(panels, part);
   if (begin == end) return;
   const int64_t width = kernels->width;
   const float* x_at = s.x + first * N * I;
@@ -72,7 +72,7 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
 // The products of a step with x (when `fused`) and h, and the update of the cells. `now` is the
 // step whose inputs are read.
 void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args,
-                               Team& team) const {
+                               const Team& team) const {
   if (args.panel_begin == args.panel_end) return;
   const int64_t vector = phase.gates * kernels->width;
   const auto kind = static_cast<int>(phase.kind);
@@ -96,11 +96,12 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
 }
 
 // y = hidden * projection for `rows` rows.
-void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, Team& team) const {
+void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, const Team& team,
+                            int part) const {
   const int64_t width = kernels->width;
   const int64_t block = 4 * width;
   const int64_t blocks = (K + block - 1) / block;
-  const int64_t begin = team.begin(blocks), end = team.end(blocks);
+  const int64_t begin = team.begin(blocks, part), end = team.end(blocks, part);
   if (begin == end) return;
   if (low == nullptr) {
     GemmArgs args = float_product(s.direction->projection, begin, end, width);

@@ -4,12 +4,10 @@
 #include <cstring>
 
 #include "engine/recurrent.h"
+#include "engine/recurrent_stack.h"
 
 namespace gruengine {
 namespace {
-
-// Below this many multiply-adds a step is too short to be worth sharing.
-constexpr int64_t kSharedStep = int64_t{1} << 17;
 
 // Bytes of weights that stay in L2 in any order of panels.
 constexpr int64_t kKept = int64_t{1} << 20;
@@ -22,44 +20,56 @@ void clear(float* to, int64_t n) { std::fill(to, to + n, 0.0f); }
 
 }  // namespace
 
-void RecurrentPlan::run(const Frame& frame) const {
-  const bool sorted = has_lengths && sort_rows(frame);
-  for (int d = 0; d < D; ++d) {
-    if (sorted) {
-      run_sorted(frame, d);
-    } else {
-      run_direction(frame, d);
+void RecurrentPlan::start(const Frame& frame) const {
+  if (cell == Cell::kLstm) copy(frame.at<float>(c), frame.at<float>(c0), D * N * H);
+}
+
+RecurrentPlan::Sequence RecurrentPlan::sequence(const Frame& frame, int d) const {
+  const CellDirection& direction = directions[static_cast<size_t>(d)];
+  const int64_t lane = lanes > 1 ? d : 0;
+  Sequence s{};
+  s.direction = &direction;
+  s.x = frame.at<float>(x);
+  s.y = frame.at<float>(y) + d * N * K;
+  s.y_step = D * N * K;
+  s.h0 = frame.at<float>(h0) + d * N * K;
+  s.c = frame.at<float>(c) + d * N * H;
+  s.backwards = direction.reverse;
+  if (chunk_steps > 0) {
+    const int64_t gates = cell == Cell::kRnn ? 1 : cell == Cell::kLstm ? 4 : 3;
+    s.z = frame.at<float>(z) + lane * chunk_steps * N * gates * panels * kernels->width;
+  }
+  if (projected) s.hidden = frame.at<float>(hidden) + lane * N * H;
+  if (direction.phases.size() > 1) {
+    s.gate = frame.at<float>(gate) + lane * N * H;
+    s.reset = frame.at<float>(reset) + lane * N * H;
+  }
+  if (low != nullptr) s.prepared = frame.at<char>(prepared) + lane * member_bytes;
+  s.sweeps = first_sweep();
+  return s;
+}
+
+void RecurrentPlan::finish(const Frame& frame) const {
+  const int64_t h_size = N * K, c_size = N * H;
+  for (int64_t d = 0; d < D; ++d) {
+    float* h0_at = frame.at<float>(h0) + d * h_size;
+    const float* last = h0_at;
+    if (T > 0) {
+      const bool reverse = directions[static_cast<size_t>(d)].reverse;
+      last = frame.at<float>(y) + (d + (reverse ? 0 : T - 1) * D) * h_size;
     }
+    if (wants_y_h) copy(frame.at<float>(y_h) + d * h_size, last, h_size);
+    if (wants_y_c) {
+      copy(frame.at<float>(y_c) + d * c_size, frame.at<float>(c) + d * c_size, c_size);
+    }
+    if (carried) copy(h0_at, last, h_size);
   }
 }
 
-void RecurrentPlan::run_direction(const Frame& frame, int d) const {
-  const int64_t h_size = N * K, c_size = N * H;
-  const CellDirection& direction = directions[static_cast<size_t>(d)];
-  float* h0_at = frame.at<float>(h0) + d * h_size;
-  float* c_at = frame.at<float>(c) + d * c_size;
-  if (cell == Cell::kLstm) copy(c_at, frame.at<float>(c0) + d * c_size, c_size);
-  float* y_at = frame.at<float>(y) + d * h_size;
-  const Sequence sequence{&direction,
-                          frame.at<float>(x),
-                          y_at,
-                          D * h_size,
-                          h0_at,
-                          c_at,
-                          direction.reverse,
-                          nullptr,
-                          chunk_steps > 0 ? frame.at<float>(z) : nullptr,
-                          projected ? frame.at<float>(hidden) : nullptr,
-                          direction.phases.size() > 1 ? frame.at<float>(gate) : nullptr,
-                          direction.phases.size() > 1 ? frame.at<float>(reset) : nullptr,
-                          low != nullptr ? frame.at<char>(prepared) : nullptr,
-                          first_sweep()};
-  run_sequence(sequence, frame.threads);
-  const float* last = h0_at;
-  if (T > 0) last = y_at + (direction.reverse ? 0 : T - 1) * D * h_size;
-  if (wants_y_h) copy(frame.at<float>(y_h) + d * h_size, last, h_size);
-  if (wants_y_c) copy(frame.at<float>(y_c) + d * c_size, c_at, c_size);
-  if (carried) copy(h0_at, last, h_size);
+bool RecurrentPlan::run_lengths(const Frame& frame) const {
+  if (!has_lengths || !sort_rows(frame)) return false;
+  for (int d = 0; d < D; ++d) run_sorted(frame, d);
+  return true;
 }
 
 // Puts the rows in order of falling length, so that the live ones are always the first. False when
@@ -86,6 +96,18 @@ bool RecurrentPlan::sort_rows(const Frame& frame) const {
   });
   for (int64_t i = 0; i < N; ++i) sorted[i] = length(rows[i]);
   return true;
+}
+
+RecurrentPlan::Sequence RecurrentPlan::sorted_sequence(const Frame& frame, int d) const {
+  Sequence s = sequence(frame, d);
+  s.x = frame.at<float>(sorted_x);
+  s.y = frame.at<float>(sorted_y);
+  s.y_step = N * K;
+  s.h0 = frame.at<float>(sorted_h);
+  s.c = frame.at<float>(sorted_c);
+  s.backwards = false;
+  s.lengths = frame.at<int64_t>(order) + N;
+  return s;
 }
 
 void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
@@ -115,13 +137,10 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
       }
     }
   }
-  const bool two = direction.phases.size() > 1;
-  run_sequence({&direction, xs, ys, N * K, hs, cs, false, length,
-                chunk_steps > 0 ? frame.at<float>(z) : nullptr,
-                projected ? frame.at<float>(hidden) : nullptr,
-                two ? frame.at<float>(gate) : nullptr, two ? frame.at<float>(reset) : nullptr,
-                low != nullptr ? frame.at<char>(prepared) : nullptr, first_sweep()},
-               frame.threads);
+  const Sequence of_rows = sorted_sequence(frame, d);
+  const bool shared = frame.threads > 1 && worth_sharing(*this);
+  run_helped(shared ? frame.threads : 1, worth_waking(*this),
+             [&](Team& team) { run_steps(of_rows, 0, T, team); });
   auto* y_at = frame.at<float>(y) + d * N * K;
   for (int64_t i = 0; i < N; ++i) {
     const int64_t row = rows[i];
@@ -156,79 +175,90 @@ uint32_t RecurrentPlan::first_sweep() const {
   return sweeps.fetch_add(static_cast<uint32_t>(T), std::memory_order_relaxed);
 }
 
-void RecurrentPlan::run_sequence(const Sequence& sequence, int threads) const {
-  if (T == 0 || N == 0) return;
-  const int64_t gates = cell == Cell::kRnn ? 1 : cell == Cell::kLstm ? 4 : 3;
-  const int64_t work = gates * H * (K + (chunk_steps > 0 ? 0 : I)) * N;
-  if (threads <= 1 || work < kSharedStep) {
-    Team alone(0, 1, nullptr);
-    run_member(sequence, alone);
-    return;
+int64_t RecurrentPlan::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const CellPhase& phase : directions[0].phases) {
+    bytes += panels * (low != nullptr ? phase.low.block_stride : phase.w.block_stride * 4);
   }
-  run_team(threads, [&](Team& team) { run_member(sequence, team); });
+  return chunk_steps > 0 ? bytes * K / std::max<int64_t>(1, I + K) : bytes;
 }
 
-void RecurrentPlan::run_member(const Sequence& s, Team& team) const {
+int64_t RecurrentPlan::products() const {
+  const int64_t gates = cell == Cell::kRnn ? 1 : cell == Cell::kLstm ? 4 : 3;
+  return gates * H * (K + (chunk_steps > 0 ? 0 : I)) * N;
+}
+
+int64_t RecurrentPlan::rate() const {
+  const int64_t floats = 3 * kernels->width;  // 48 with 16 lanes
+  return low == nullptr || low->weight_bytes > 1 ? floats : 4 * floats;
+}
+
+void RecurrentPlan::run_steps(const Sequence& s, int64_t from, int64_t to, Team& team) const {
   const int64_t chunk = std::max<int64_t>(chunk_steps, 1);
-  const float* h = s.h0;
+  const int64_t back = s.backwards ? 1 : -1;  // to the step before
   int64_t rows = N;
-  for (int64_t done = 0; done < T; done += chunk) {
-    const int64_t steps = std::min(chunk, T - done);
+  for (int64_t done = from; done < to; done += chunk) {
+    const int64_t steps = std::min(chunk, to - done);
     const int64_t first = s.backwards ? T - done - steps : done;
-    if (chunk_steps > 0) project_inputs(s, first, steps, team);
     for (int64_t k = 0; k < steps; ++k) {
       const int64_t now = s.backwards ? T - 1 - done - k : done + k;
       while (s.lengths != nullptr && rows > 0 && s.lengths[rows - 1] <= now) --rows;
       if (rows == 0) return;
-      step(s, now, rows, h, (now - first) * N, team);
-      h = s.y + now * s.y_step;
-      team.barrier();
+      const float* h = done + k == 0 ? s.h0 : s.y + (now + back) * s.y_step;
+      step(s, {now, first, k == 0 && chunk_steps > 0 ? steps : 0, rows, h}, team);
     }
   }
 }
 
-void RecurrentPlan::step(const Sequence& s, int64_t now, int64_t rows, const float* h,
-                         int64_t z_row, Team& team) const {
+StepArgs RecurrentPlan::step_args(const Sequence& s, const CellPhase& phase,
+                                  const Moment& moment) const {
   const bool fused = chunk_steps == 0;
-  float* y_now = s.y + now * s.y_step;
+  StepArgs args{};
+  args.rows = moment.rows;
+  args.hidden = H;
+  args.input = fused ? I : 0;
+  args.recurrent = K;
+  args.x = s.x + moment.now * N * I;
+  args.ldx = I;
+  args.h = moment.h;
+  args.ldh = K;
+  args.bias_h = phase.bias_h;
+  args.peephole = phase.peephole;
+  args.c = args.c_out = s.c;
+  args.ldc = args.ldc_out = H;
+  args.h_out = projected ? s.hidden : s.y + moment.now * s.y_step;
+  args.ldh_out = H;
+  args.gate = s.gate;
+  args.ldg = H;
+  args.params = &s.direction->params;
+  if (phase.kind == StepKind::kGruBeforeGates) args.h_out = s.reset;
+  if (phase.kind == StepKind::kGruBeforeUpdate) {
+    args.h = s.reset;
+    args.c = moment.h;
+  }
+  args.backwards = (s.sweeps + static_cast<uint32_t>(moment.now)) % 2 != 0;
+  return args;
+}
+
+void RecurrentPlan::step(const Sequence& s, const Moment& moment, Team& team) const {
   const float* z_at = s.z;
+  int64_t fresh = moment.fresh;
   for (const CellPhase& phase : s.direction->phases) {
-    const int64_t vector = phase.gates * kernels->width, columns = panels * vector;
-    StepArgs args{};
-    args.rows = rows;
-    args.panel_begin = team.begin(panels);
-    args.panel_end = team.end(panels);
-    args.hidden = H;
-    args.input = fused ? I : 0;
-    args.recurrent = K;
-    args.x = s.x + now * N * I;
-    args.ldx = I;
-    args.h = h;
-    args.ldh = K;
-    args.z = fused ? phase.bias : z_at + z_row * columns;
-    args.ldz = fused ? 0 : columns;
-    args.bias_h = phase.bias_h;
-    args.peephole = phase.peephole;
-    args.c = args.c_out = s.c;
-    args.ldc = args.ldc_out = H;
-    args.h_out = projected ? s.hidden : y_now;
-    args.ldh_out = H;
-    args.gate = s.gate;
-    args.ldg = H;
-    args.params = &s.direction->params;
-    if (phase.kind == StepKind::kGruBeforeGates) args.h_out = s.reset;
-    if (phase.kind == StepKind::kGruBeforeUpdate) {
-      team.barrier();
-      args.h = s.reset;
-      args.c = h;
-    }
-    args.backwards = (s.sweeps + static_cast<uint32_t>(now)) % 2 != 0;
-    step_cells(s, phase, args, team);
+    const int64_t columns = panels * phase.gates * kernels->width;
+    team.share([&](int part) {
+      if (fresh > 0) project_inputs(s, moment.first, fresh, team, part);
+      StepArgs args = step_args(s, phase, moment);
+      args.panel_begin = team.begin(panels, part);
+      args.panel_end = team.end(panels, part);
+      args.z = chunk_steps == 0 ? phase.bias : z_at + (moment.now - moment.first) * N * columns;
+      args.ldz = chunk_steps == 0 ? 0 : columns;
+      step_cells(s, phase, args, team);
+    });
     z_at += chunk_steps * N * columns;
+    fresh = 0;
   }
   if (!projected) return;
-  team.barrier();
-  project(s, rows, y_now, team);
+  team.share([&](int part) { project(s, moment.rows, s.y + moment.now * s.y_step, team, part); });
 }
 
 }  // namespace gruengine

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "engine/parallel.h"
+#include "engine/thread_worth.h"
 #include "ops/panels.h"
 
 namespace gruengine {
@@ -55,12 +56,14 @@ LowRight low_right(NodeBuilder& b, const RightForm& form, int64_t m) {
 
 void multiply(const Frame& f, const LowRight& right, const GemmArgs& product) {
   char* memory = f.at<char>(right.slot);
-  if (f.threads <= 1 || product.m < 2 || product.m * product.n * product.k < kWorthThreads) {
+  if (f.threads <= 1 || product.m < 2 || product.m * product.n * product.k < kSharedProduct) {
     return multiply_rows(right, product, 0, product.m, memory);
   }
-  run_team(f.threads, [&](Team& team) {
-    multiply_rows(right, product, team.begin(product.m), team.end(product.m),
-                  memory + team.index() * right.rows.bytes());
+  run_helped(f.threads, product.m * product.n * product.k >= kWokenProduct, [&](Team& team) {
+    team.share([&](int part) {
+      multiply_rows(right, product, team.begin(product.m, part), team.end(product.m, part),
+                    memory + team.index() * right.rows.bytes());
+    });
   });
 }
 

@@ -2,6 +2,7 @@
 #include "ops/panels.h"
 
 #include "engine/parallel.h"
+#include "engine/thread_worth.h"
 
 namespace gruengine {
 namespace {
@@ -43,17 +44,19 @@ void Panels::pack(const float* from, int64_t row_stride, int64_t column_stride, 
 }
 
 void multiply(const Frame& f, void (*gemm)(const GemmArgs&), const GemmArgs& product) {
-  if (f.threads <= 1 || product.m < 2 || product.m * product.n * product.k < kWorthThreads) {
+  if (f.threads <= 1 || product.m < 2 || product.m * product.n * product.k < kSharedProduct) {
     return gemm(product);
   }
-  run_team(f.threads, [&](Team& team) {
-    const int64_t first = team.begin(product.m);
-    GemmArgs part = product;
-    part.m = team.end(product.m) - first;
-    part.a += first * part.lda;
-    part.c += first * part.ldc;
-    if (part.init != nullptr) part.init += first * part.ldi;
-    gemm(part);
+  run_helped(f.threads, product.m * product.n * product.k >= kWokenProduct, [&](Team& team) {
+    team.share([&](int member) {
+      const int64_t first = team.begin(product.m, member);
+      GemmArgs part = product;
+      part.m = team.end(product.m, member) - first;
+      part.a += first * part.lda;
+      part.c += first * part.ldc;
+      if (part.init != nullptr) part.init += first * part.ldi;
+      if (part.m > 0) gemm(part);
+    });
   });
 }
 

@@ -27,9 +27,6 @@ struct Panels {
   void pack(const float* from, int64_t row_stride, int64_t column_stride, float* to) const;
 };
 
-// Products of fewer multiplications are done before another thread is awake.
-constexpr int64_t kWorthThreads = 2'000'000;
-
 // n rounded up to whole vectors.
 inline int64_t whole_vectors(int64_t n, int32_t width) { return (n + width - 1) / width * width; }
 

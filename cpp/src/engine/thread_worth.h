@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// When more threads are worth it: the one place of these numbers. They come from
+// `python -m benchmarks.threads` on two cores of an Emerald Rapids Xeon (2 MiB of L2 each), where a
+// stage of a team costs 0.15 to 0.4 us, a run with a thread that is awake 0.5 us, and waking one
+// 5 us to the caller and up to 50 us until it runs.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace gruengine {
+
+// Products (multiply-adds) from which a matrix product is shared, and from which a sleeping thread
+// is woken for it.
+constexpr int64_t kSharedProduct = 1'000'000;
+constexpr int64_t kWokenProduct = 10'000'000;
+
+// Nanoseconds.
+constexpr int64_t kStageCost = 400;     // of one stage of a team
+constexpr int64_t kRunCost = 800;       // of starting and ending a run with a thread that is awake
+constexpr int64_t kSharedRun = 3'000;   // the shortest run that is shared
+constexpr int64_t kWokenRun = 100'000;  // the shortest run that wakes threads
+
+// About how long one core reads `bytes` of weights and makes `products` of them, `rate` a
+// nanosecond; `resident` bytes compete for its L2.
+inline int64_t estimate(int64_t bytes, int64_t products, int64_t rate, int64_t resident) {
+  const int64_t per_ns = resident <= 1'300'000 ? 100 : resident <= 2'200'000 ? 60 : 28;
+  return std::max(bytes / per_ns, products / rate);
+}
+
+}  // namespace gruengine
