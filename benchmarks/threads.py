@@ -43,9 +43,8 @@ class Row:
     def __str__(self) -> str:
         what = "step" if self.T == 0 else f"T={self.T}"
         both = " both ways" if self.both else ""
-        return (
-            f"{self.compute_type:9} {self.cell:4} {self.layers} x {self.H}{both}, {what}, N={self.N}"
-        )
+        size = f"{self.layers} x {self.H}{both}"
+        return f"{self.compute_type:9} {self.cell:4} {size}, {what}, N={self.N}"
 
     def call(self, threads: int) -> Callable[[], object]:
         layer = CELLS[self.cell]

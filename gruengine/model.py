@@ -332,7 +332,8 @@ def load(
         How products with weights are made; states and all else are float32. By default what the
         model file says, float32 for other sources.
     num_threads : int
-        Threads that one run may use; results do not depend on it.
+        Threads that one run may use, never more than ``info()["max_threads"]``; results do not
+        depend on it. Runs too short to gain from them stay on one.
     **options
         ``bind``, ``state``, ``fallback`` and hints of ``convert``, for sources other than a model
         file.

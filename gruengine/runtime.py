@@ -24,7 +24,8 @@ def info() -> dict[str, Any]:
         of this build with ``supported``, the ``reason`` when not, and ``floats``, the set whose
         float32 kernels it runs; ``max_threads``: the least
         of the CPU affinity, the limits of cgroups, ``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT``
-        (1 in a forked child whose parent had run in parallel); ``caches``: bytes of each level; ``machine``, ``python``.
+        (1 in a forked child whose parent had run in parallel); ``caches``: bytes of each level;
+        ``machine``, ``python``.
     """
     import numpy as np
 

@@ -22,7 +22,8 @@ GRUENGINE_API std::string isa_choice();
 // "" returns to the default choice. Throws Error(kInvalidArgument).
 GRUENGINE_API void force_isa(const std::string& name);
 // Threads that a run of this thread can use now: the least of its CPU affinity, the limits of its
-// cgroups, OMP_NUM_THREADS and OMP_THREAD_LIMIT; 1 in a child of a process that had run in parallel.
+// cgroups, OMP_NUM_THREADS and OMP_THREAD_LIMIT; 1 in a child of a process that had run in
+// parallel.
 GRUENGINE_API int max_threads();
 
 }  // namespace gruengine
