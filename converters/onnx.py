@@ -12,6 +12,8 @@ import numpy as np
 
 from gruengine.converters import (  # they enter their operators
     onnx_einsum,
+    onnx_fused,
+    onnx_integers,
     onnx_ops_more,
     onnx_ops_places,
     onnx_ops_shape,
@@ -43,7 +45,10 @@ from gruengine.errors import ModelFileError
 from gruengine.spec import DTYPES, Graph, ModelSpec, Node, Port
 from gruengine.spec_checks import problems_of
 
-_ = (onnx_einsum, onnx_ops_more, onnx_ops_places, onnx_ops_shape, onnx_quantized, onnx_recurrent)
+_ENTERED = (
+    onnx_einsum, onnx_fused, onnx_integers, onnx_ops_more, onnx_ops_places, onnx_ops_shape,
+    onnx_quantized, onnx_recurrent,
+)  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 OLDEST = 7

@@ -19,6 +19,12 @@ from gruengine.spec import Attr
 
 Array = np.ndarray[Any, Any]
 
+#: Domain -> why none of its operators is run.
+_WHY = {
+    "com.microsoft.nchwc": "it is in the layout of one machine, which ONNX Runtime optimised it "
+    "for; convert the model before that",
+}
+
 #: The newest opset whose changes to the operators below are known.
 NEWEST = 28
 
@@ -163,7 +169,8 @@ def _lowered(call: Call) -> list[str]:
     full = f"{node.domain}.{node.op}" if node.domain else node.op
     entry = LOWER.get(full)
     if entry is None:
-        raise Refused((f"{node.op} ({full})" if node.domain else node.op, "it is not run"))
+        title = f"{node.op} ({full})" if node.domain else node.op
+        raise Refused((title, _WHY.get(node.domain, "it is not run")))
     function, allowed, since = entry
     if call.opset < since:
         raise Refused((f"{node.op} of opset {call.opset}", f"it exists since opset {since}"))

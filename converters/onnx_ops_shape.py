@@ -248,7 +248,7 @@ def _softmax(call: Call) -> list[str]:
     return call.out("Reshape", [call.tmp(op, [matrix], {"axis": -1}), shape], {"allowzero": 1})
 
 
-@lower("LayerNormalization", attrs="axis epsilon stash_type", since=17)
+@lower("LayerNormalization", attrs="axis epsilon stash_type")  # ONNX Runtime writes it before 17
 def _layer_normalization(call: Call) -> list[str]:
     call.needs(2, 3)
     call.only_first_output()

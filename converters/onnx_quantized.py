@@ -25,6 +25,11 @@ RANGES = {
     "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535),
 }  # fmt: skip
 _CODES = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16"}
+#: What is said once of a file that rounds values as it runs.
+ROUNDS = (
+    "values are rounded to 8 bits as ONNX defines it, and as ONNX Runtime does without "
+    "optimisations; its integer kernels may round a value to the next step"
+)
 #: So many products of two bytes add up to less than 2**24.
 EXACT_PRODUCTS = 256
 
@@ -38,7 +43,8 @@ def quantised(call: Call, value: str, kind: str, wish: str) -> str:
     return name
 
 
-def _constant(call: Call, place: int, what: str) -> Array | None:
+def the_constant(call: Call, place: int, what: str) -> Array | None:
+    """Return an input that must be constant, None if it is absent."""
     name = call.input(place)
     if not name:
         return None
@@ -68,8 +74,8 @@ def _blocks(call: Call, array: Array, like: Array) -> Array:
 @lower("DequantizeLinear", attrs="axis block_size output_dtype", since=10)
 def _dequantize(call: Call) -> list[str]:
     call.needs(2, 3)
-    scale = _constant(call, 1, "its scale")
-    zero = _constant(call, 2, "its zero point")
+    scale = the_constant(call, 1, "its scale")
+    zero = the_constant(call, 2, "its zero point")
     name, builder = call.inputs[0], call.builder
     array, rank = builder.array(name), builder.info(name).rank
     assert scale is not None
@@ -97,7 +103,7 @@ def _dequantize(call: Call) -> list[str]:
 @lower("QuantizeLinear", attrs="axis block_size output_dtype precision saturate", since=10)
 def _quantize(call: Call) -> list[str]:
     call.needs(2, 3)
-    scale, zero = _constant(call, 1, "its scale"), _constant(call, 2, "its zero point")
+    scale, zero = the_constant(call, 1, "its scale"), the_constant(call, 2, "its zero point")
     code = call.integer("output_dtype", 0)
     kind = zero.dtype.name if zero is not None else _CODES.get(code, "uint8")
     rank = call.builder.info(call.inputs[0]).rank
@@ -111,13 +117,16 @@ def _quantize(call: Call) -> list[str]:
         value = call.tmp("Add", [value, shift])
     low, high = (call.builder.constant(np.float32(v).reshape(()), "bound") for v in RANGES[kind])
     value = call.tmp("Clip", [value, low, high])
+    if ROUNDS not in call.builder.warnings:
+        call.builder.warnings.append(ROUNDS)
     return [quantised(call, value, kind, call.node.outputs[0])]
 
 
 # -- dynamic --------------------------------------------------------------------------------------
 
 
-def _dequantizes(call: Call) -> bool:
+def dequantizes(call: Call) -> bool:
+    """Tell whether the hint ``dequantize`` is given."""
     return bool(call.builder.hints.get("dequantize", False))
 
 
@@ -132,7 +141,7 @@ def _dynamic_quantize(call: Call) -> list[str]:
         return builder.constant(np.float32(value).reshape(()), wish)
 
     zero, one, most = number(0, "zero"), number(1, names[1] or "scale"), number(255, "most")
-    if _dequantizes(call):
+    if dequantizes(call):
         return [quantised(call, x, "uint8", names[0]), one,
                 quantised(call, zero, "uint8", names[2])]  # fmt: skip
     attrs = {"keepdims": 0, "noop_with_empty_axes": 0}
@@ -154,13 +163,13 @@ def _matmul_integer(call: Call) -> list[str]:
     """Multiply whole numbers in floats, in parts short enough to be exact."""
     call.needs(2, 4)
     builder, a = call.builder, call.inputs[0]
-    weight, point = _constant(call, 1, "its right side"), _constant(call, 3, "its zero point")
+    weight, point = the_constant(call, 1, "its right side"), the_constant(call, 3, "its zero point")
     assert weight is not None
     if a not in builder.quantised or weight.ndim != 2 or weight.dtype.name not in RANGES:
         raise Refused(("MatMulInteger", "a value quantised in the model times a constant matrix"))
     right = weight.astype(np.float32) - (0 if point is None else point.astype(np.float32))
     left, zero = builder.quantised[a], call.input(2)
-    if _dequantizes(call):
+    if dequantizes(call):
         builder.warnings.append(
             f"{call.title}: multiplied in float32; the file rounds its input to 8 bits"
         )
@@ -193,13 +202,13 @@ def _dynamic_lstm(call: Call) -> list[str]:
     """Take the weights [D, I, 4H] as float32: an LSTM of the same numbers without rounding."""
     if len(call.inputs) != 12 or not all(call.inputs[i] for i in (0, 1, 2, 8, 9, 10, 11)):
         raise Refused(("DynamicQuantizeLSTM", "12 inputs with scales and zero points are needed"))
-    if not _dequantizes(call):
+    if not dequantizes(call):
         why = "its 8 bit steps cannot be repeated exactly; give dequantize=True for float32 weights"
         raise Refused(("DynamicQuantizeLSTM (com.microsoft.DynamicQuantizeLSTM)", why))
     names = list(call.inputs[:8])
     for place, which, title in ((1, 8, "W"), (2, 10, "R")):
-        array = _constant(call, place, title)
-        scale, zero = (_constant(call, which + i, f"{title}'s scale") for i in (0, 1))
+        array = the_constant(call, place, title)
+        scale, zero = (the_constant(call, which + i, f"{title}'s scale") for i in (0, 1))
         assert array is not None
         assert scale is not None
         assert zero is not None
