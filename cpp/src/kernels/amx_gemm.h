@@ -31,11 +31,28 @@ struct GemmJob {
     return {args.init + row * args.ldi + column(block) + c * kTileFloats, args.ldi * 4};
   }
 
-  static constexpr bool weaves() { return true; }
+  // Rows of the last blocks may be made twice, so not where they start from their own results.
+  TilePlace place(int64_t block, int64_t row) const {
+    const bool whole = args.n - column(block) >= NV * kTileFloats;
+    if (Kind::kScaled || !whole || args.init == args.c) return {nullptr, 0};
+    return {args.c + row * args.ldc + column(block), args.ldc};
+  }
+
+  static constexpr bool weaves(int64_t) { return true; }
   static constexpr int64_t rows_of_a_tile() { return kTileRows; }
 
   template <class Weave>
-  GRU_ALWAYS_INLINE void finish(int64_t block, int64_t row, const float* sums, Weave&) const {
+  GRU_ALWAYS_INLINE void finish(int64_t block, int64_t row, const float* sums, Weave& weave) const {
+    weave.next();
+    finish_rows(block, row, kWoven, sums);
+  }
+
+  GRU_ALWAYS_INLINE void finish_rows(int64_t block, int64_t row, int64_t rows,
+                                     const float* sums) const {
+    for (int64_t r = 0; r < rows; ++r) finish_row(block, row + r, sums + r * (NV * kTileFloats));
+  }
+
+  GRU_ALWAYS_INLINE void finish_row(int64_t block, int64_t row, const float* sums) const {
     const int64_t left = args.n - column(block);
     float* to = args.c + row * args.ldc + column(block);
     GRU_UNROLL
@@ -48,13 +65,6 @@ struct GemmJob {
         y = fma(to_float(sum), scale, load(start(block, row, g).data));
       }
       if (left > g * kTileFloats) store_columns(to + g * kTileFloats, y, left - g * kTileFloats);
-    }
-  }
-
-  void finish_rows(int64_t block, int64_t row, int64_t rows, const float* sums) const {
-    NoProducts none;
-    for (int64_t r = 0; r < rows; ++r) {
-      finish(block, row + r, sums + r * (NV * kTileFloats), none);
     }
   }
 };

@@ -8,14 +8,15 @@
 //   chain(s, g)             which sum the products of gate g in segment s go to
 //   segment(s, panel)       its rows and weights
 //   start(panel, row, c)    where the float32 sums of chain c start from (not scaled)
-//   weaves()                whether finish() has parts
+//   place(panel, row)       where the sums of all rows go, if nothing is left to do to them
+//   weaves(panel)           whether the rows of a panel can be finished side by side
 //   rows_of_a_tile()        rows of a block for each of its tiles that are best finished while
 //                           products run; with more, all products come first
-//   finish(panel, row, sums, weave)   takes the sums of a row; calls weave.next() between the parts
-//                           of its work
+//   finish(panel, row, sums, weave)   takes the sums of kWoven rows; calls weave.next() between the
+//                           parts of its work
 //   finish_rows(panel, row, rows, sums)   many rows at once; may write to sums
-// Sums of panel p are finished while the products of panel p + 1 run: after each call of next() one
-// product is issued.
+// Sums of panel p are finished while the products of panel p + 1 run: each call of next() issues
+// those of one k.
 #pragma once
 
 #include "kernels/amx_tiles.h"
@@ -38,6 +39,12 @@ struct TileStart {
   int64_t stride;  // bytes from row to row; 0: one for all
 };
 
+// Where sums go.
+struct TilePlace {
+  float* data;
+  int64_t stride;  // floats from row to row
+};
+
 // The rows of a panel whose sums are complete.
 struct DonePanel {
   int64_t panel = 0;
@@ -46,78 +53,86 @@ struct DonePanel {
   float* sums;       // of `row`
 };
 
-// What one k of a pass multiplies: gates of segment S whose sums lie in [First, First + Count), for
-// RB blocks of rows. `products` in order; next<i>() issues the i-th.
-template <class Kind, class Job, int S, int First, int Count, int RB>
-struct TileOps {
+// The products of a pass, k by k. A pass has RB blocks of rows and the gates of a segment that go
+// to some of the chains: Mask says to which, counted from the first of the pass. Which pass it is
+// is known at run time only, so that there is one copy of what products are woven with.
+template <class Kind, class Job>
+struct TileFeed {
   const uint8_t* a;
-  int64_t a_stride;
   const uint8_t* second;  // the rows of the second block
-  const uint8_t* b;
+  int64_t a_stride;
+  const uint8_t* b;  // the first gate of the pass
+  int64_t left;      // of k
+  int blocks, mask;
 
-  static constexpr int kSegment = S;
-  static constexpr bool has(int gate) {
-    return Job::chain(S, gate) >= First && Job::chain(S, gate) < First + Count;
+  static constexpr int per_pass(int blocks) { return blocks == 2 ? 2 : Job::kChains; }
+  static constexpr bool has(int s, int first, int blocks, int gate) {
+    return Job::chain(s, gate) >= first && Job::chain(s, gate) < first + per_pass(blocks);
   }
-  static constexpr int count() {
-    int n = 0;
-    for (int g = 0; g < Job::kGates; ++g) n += has(g) ? 1 : 0;
-    return n;
+  static constexpr int first_gate(int s, int first, int blocks) {
+    int gate = 0;
+    while (gate < Job::kGates && !has(s, first, blocks, gate)) ++gate;
+    return gate;
   }
-  static constexpr int gate(int i) {
+  static constexpr int mask_of(int s, int first, int blocks) {
+    int mask = 0;
     for (int g = 0; g < Job::kGates; ++g) {
-      if (has(g) && i-- == 0) return g;
+      if (has(s, first, blocks, g)) mask |= 1 << (Job::chain(s, g) - first);
     }
-    return 0;
+    return mask;
   }
-  static constexpr int kProducts = count() * RB;
 
-  template <int I>
-  GRU_ALWAYS_INLINE void issue() const {
-    constexpr int N = I / RB;  // of the gates of this pass
-    constexpr int R = I % RB;
-    constexpr int C = R * 2 + Job::chain(S, gate(N)) - First;
-    constexpr int B = 6 + N % 2;
-    if constexpr (N == 0) load_tile<4 + R>(R == 0 ? a : second, a_stride);
-    if constexpr (R == 0) load_tile<B>(b + gate(N) * kTileBytes, Job::kGates * kTileBytes);
-    Kind::template multiply<C, 4 + R, B>();
-  }
-};
-
-// Issues the products of one k in order, one at each call of next().
-template <class Ops>
-class Weaver {
- public:
-  static constexpr bool kWeaves = true;
-  GRU_ALWAYS_INLINE explicit Weaver(const Ops& ops) : ops_(ops) {}
-
+  // The products of one k, if one is left.
   GRU_ALWAYS_INLINE void next() {
-    if (issued_ == 0) issue<0>();
-    if (issued_ == 1) issue<1>();
-    if (issued_ == 2) issue<2>();
-    if (issued_ == 3) issue<3>();
-    ++issued_;
-  }
-  // Whatever is left.
-  GRU_ALWAYS_INLINE void rest() {
-    if (issued_ <= 0) issue<0>();
-    if (issued_ <= 1) issue<1>();
-    if (issued_ <= 2) issue<2>();
-    if (issued_ <= 3) issue<3>();
+    constexpr int kLast = Job::kSegments - 1;
+    if (left == 0) return;
+    if (blocks == 1) {
+      issue_one<1, mask_of(0, 0, 1), mask_of(kLast, 0, 1)>();
+    } else {
+      issue_one<2, mask_of(0, 0, 2), mask_of(0, 2, 2), mask_of(kLast, 2, 2)>();
+    }
+    a += kTileBytes;
+    second += kTileBytes;
+    b += Job::kGates * kTileRows * kTileBytes;
+    --left;
   }
 
  private:
-  template <int I>
-  GRU_ALWAYS_INLINE void issue() {
-    if constexpr (I < Ops::kProducts) ops_.template issue<I>();
+  // Those of the mask at hand, which is one of these.
+  template <int RB, int M, int... Others>
+  GRU_ALWAYS_INLINE void issue_one() const {
+    if constexpr (sizeof...(Others) == 0) {
+      issue<RB, M, 0, 0>();
+    } else if constexpr (M == 0 || ((M == Others) || ...)) {
+      issue_one<RB, Others...>();
+    } else {
+      if (mask == M) return issue<RB, M, 0, 0>();
+      issue_one<RB, Others...>();
+    }
   }
-  const Ops& ops_;
-  int issued_ = 0;  // a constant wherever it is read, once all is inlined
+
+  // From gate N, whose sum is the first of Mask from C.
+  template <int RB, int Mask, int N, int C>
+  GRU_ALWAYS_INLINE void issue() const {
+    if constexpr (Mask == 0) {
+      return;
+    } else if constexpr (Mask % 2 == 0) {
+      issue<RB, Mask / 2, N, C + 1>();
+    } else {
+      constexpr int B = 6 + N % 2;
+      if constexpr (N == 0) load_tile<4>(a, a_stride);
+      load_tile<B>(b + N * kTileBytes, Job::kGates * kTileBytes);
+      Kind::template multiply<C, 4, B>();
+      if constexpr (RB == 2) {
+        if constexpr (N == 0) load_tile<5>(second, a_stride);
+        Kind::template multiply<C + 2, 5, B>();
+      }
+      issue<RB, Mask / 2, N + 1, C + 1>();
+    }
+  }
 };
 
-struct NoProducts {
-  static constexpr bool kWeaves = false;
-};
+constexpr int kWoven = 4;  // rows
 
 template <class Job>
 GRU_INLINE int64_t tiles_of_panel(const Job& job) {
@@ -136,41 +151,42 @@ class TileProduct {
   // finished already. Finishes the rows of the last panel meanwhile.
   template <int RB>
   GRU_ALWAYS_INLINE void woven_panel(int64_t panel, int64_t row, int64_t second, int64_t fresh) {
+    const TilePlace place = job_.place(panel, row);
+    if (place.data != nullptr) return multiply<RB>(panel, row, second, place);
     float* sums = scratch_ + turn_ * (kScratch / 2);
-    multiply<RB>(panel, row, second, sums);
+    multiply<RB>(panel, row, second, {sums, kRowFloats});
+    finish_rest();
     done_ = {panel, fresh, second + height_ - fresh, sums + (fresh - row) * kRowFloats};
     turn_ ^= 1;
   }
-  void finish_woven() {
-    while (done_.rows > 0) finish_alone();
-  }
+  void finish_woven() { finish_rest(); }
 
   // The sums of panels [first, first + panels), then their rows: for products so short that the
   // unit had better sleep while vectors work.
   template <int RB>
-  GRU_ALWAYS_INLINE void apart_panels(int64_t first, int64_t panels, int64_t row, int64_t second,
-                                      int64_t fresh) {
+  GRU_ALWAYS_INLINE void apart_panels(int64_t first, int64_t panels, int64_t step, int64_t row,
+                                      int64_t second, int64_t fresh) {
     const int64_t rows = second + height_ - row;
     for (int64_t p = 0; p < panels; ++p) {
-      multiply<RB>(first + p, row, second, scratch_ + p * rows * kRowFloats);
+      multiply<RB>(first + p * step, row, second, {scratch_ + p * rows * kRowFloats, kRowFloats});
     }
     for (int64_t p = 0; p < panels; ++p) {
       float* sums = scratch_ + (p * rows + fresh - row) * kRowFloats;
-      job_.finish_rows(first + p, fresh, second + height_ - fresh, sums);
+      job_.finish_rows(first + p * step, fresh, second + height_ - fresh, sums);
     }
   }
   int64_t panels_at_once() const { return kScratch / ((2 * height_) * kRowFloats); }
 
  private:
   template <int RB>
-  GRU_ALWAYS_INLINE void multiply(int64_t panel, int64_t row, int64_t second, float* sums) {
+  GRU_ALWAYS_INLINE void multiply(int64_t panel, int64_t row, int64_t second, TilePlace to) {
     constexpr int kPasses = RB == 2 && Job::kChains > 2 ? 2 : 1;
     constexpr int kFirst = kPasses == 2 ? 2 : Job::kChains;
     k_total_ = kPasses * tiles_of_panel(job_);
     due_ = 0;
     batch_ = done_.rows;
-    pass<0, kFirst, RB>(panel, row, second, sums);
-    if constexpr (kPasses == 2) pass<2, Job::kChains - 2, RB>(panel, row, second, sums);
+    pass<0, kFirst, RB>(panel, row, second, to);
+    if constexpr (kPasses == 2) pass<2, Job::kChains - 2, RB>(panel, row, second, to);
   }
 
   // A row of sums; scaled sums are kept apart for each segment.
@@ -179,65 +195,54 @@ class TileProduct {
   static constexpr int kScratch = 16384;  // floats
 
   template <int First, int Count, int RB>
-  GRU_ALWAYS_INLINE void pass(int64_t panel, int64_t row, int64_t second, float* sums) {
+  GRU_ALWAYS_INLINE void pass(int64_t panel, int64_t row, int64_t second, TilePlace to) {
     if constexpr (!Kind::kScaled) start_sums<First, Count, RB>(panel, row, second);
-    segment<0, First, Count, RB>(panel, row, second, sums);
-    if constexpr (Job::kSegments > 1) segment<1, First, Count, RB>(panel, row, second, sums);
-    if constexpr (!Kind::kScaled) store_sums<First, Count, RB>(sums, second - row);
+    segment<0, First, Count, RB>(panel, row, second, to);
+    if constexpr (Job::kSegments > 1) segment<1, First, Count, RB>(panel, row, second, to);
+    if constexpr (!Kind::kScaled) store_sums<First, Count, RB>(to, second - row);
   }
 
   template <int S, int First, int Count, int RB>
-  GRU_ALWAYS_INLINE void segment(int64_t panel, int64_t row, int64_t second, float* sums) {
-    using Ops = TileOps<Kind, Job, S, First, Count, RB>;
+  GRU_ALWAYS_INLINE void segment(int64_t panel, int64_t row, int64_t second, TilePlace to) {
+    using Feed = TileFeed<Kind, Job>;
+    constexpr int kGate = Feed::first_gate(S, First, RB);
     const TileSegment part = job_.segment(S, panel);
-    if (part.tiles == 0) return;
-    if constexpr (Kind::kScaled) start_integers<Ops, First, RB>(part);
+    if (part.tiles == 0 || kGate == Job::kGates) return;
+    if constexpr (Kind::kScaled) start_integers<S, First, Count, RB>(part);
     const auto* rows = static_cast<const uint8_t*>(part.rows.data);
-    Ops ops = {rows + row * part.rows.stride, part.rows.stride, rows + second * part.rows.stride,
-               part.weights};
-    for (int64_t k = 0; k < part.tiles; ++k) {
-      weave(ops);
-      ops.a += kTileBytes;
-      ops.second += kTileBytes;
-      ops.b += Job::kGates * kTileRows * kTileBytes;
-    }
+    weave({rows + row * part.rows.stride, rows + second * part.rows.stride, part.rows.stride,
+           part.weights + kGate * kTileBytes, part.tiles, RB, Feed::mask_of(S, First, RB)});
     if constexpr (Kind::kScaled) {
-      store_sums<First, Count, RB>(sums + S * Job::kChains * kTileFloats, second - row);
+      to.data += S * Job::kChains * kTileFloats;
+      store_sums<First, Count, RB>(to, second - row);
     }
   }
 
-  // The products of one k, with this k's share of the rows to finish.
-  template <class Ops>
-  GRU_ALWAYS_INLINE void weave(const Ops& ops) {
-    Weaver<Ops> weaver(ops);
-    due_ += batch_;
-    if (due_ < k_total_) return weaver.rest();
-    if (job_.weaves()) {
-      finish_row(weaver);
-      weaver.rest();
-    } else {
-      weaver.rest();
-      finish_alone();
-    }
-    due_ -= k_total_;
-    // Short products have many rows to finish each: a product now and then keeps the unit awake.
-    for (int i = 1; due_ >= k_total_; ++i, due_ -= k_total_) {
-      finish_alone();
-      if (i % 4 == 0) Kind::template multiply<5, 4, 6>();  // 5 is free between two k
+  // The products of a pass, with its share of the rows to finish.
+  GRU_NEVER_INLINE void weave(TileFeed<Kind, Job> feed) {
+    while (feed.left > 0) {
+      const int64_t before = feed.left;
+      if (due_ >= 0 && done_.rows >= kWoven && job_.weaves(done_.panel)) {
+        job_.finish(done_.panel, done_.row, done_.sums, feed);
+        finished(kWoven);
+        due_ -= kWoven * k_total_;
+      } else {
+        feed.next();
+      }
+      due_ += (before - feed.left) * batch_;
     }
   }
 
-  GRU_NEVER_INLINE void finish_alone() {
-    NoProducts none;
-    finish_row(none);
+  void finish_rest() {
+    if (done_.rows == 0) return;
+    job_.finish_rows(done_.panel, done_.row, done_.rows, done_.sums);
+    finished(done_.rows);
   }
 
-  template <class Weave>
-  GRU_ALWAYS_INLINE void finish_row(Weave& weave) {
-    job_.finish(done_.panel, done_.row, done_.sums, weave);
-    ++done_.row;
-    --done_.rows;
-    done_.sums += kRowFloats;
+  GRU_ALWAYS_INLINE void finished(int64_t rows) {
+    done_.row += rows;
+    done_.rows -= rows;
+    done_.sums += rows * kRowFloats;
   }
 
   template <int First, int Count, int RB>
@@ -254,12 +259,12 @@ class TileProduct {
   }
 
   // Integers start from what makes up for the zero point; sums no gate goes to are not read.
-  template <class Ops, int First, int RB>
+  template <int S, int First, int Count, int RB>
   GRU_ALWAYS_INLINE void start_integers(const TileSegment& part) {
     each_chain<0, Job::kGates>([&](auto gate) {
       constexpr int G = decltype(gate)::value;
-      if constexpr (Ops::has(G)) {
-        constexpr int C = Job::chain(Ops::kSegment, G) - First;
+      constexpr int C = Job::chain(S, G) - First;
+      if constexpr (C >= 0 && C < Count) {
         const uint8_t* start = part.head + (Job::kGates + G) * kTileBytes;
         load_tile<C>(start, 0);
         if constexpr (RB == 2) load_tile<2 + C>(start, 0);
@@ -267,13 +272,16 @@ class TileProduct {
     });
   }
 
+  // The second block starts `apart` rows behind the first.
   template <int First, int Count, int RB>
-  GRU_ALWAYS_INLINE void store_sums(float* sums, int64_t apart) {
+  GRU_ALWAYS_INLINE void store_sums(TilePlace place, int64_t apart) {
     each_chain<First, Count>([&](auto chain) {
       constexpr int C = decltype(chain)::value;
-      float* to = sums + C * kTileFloats;
-      store_tile<C - First>(to, kRowFloats * 4);
-      if constexpr (RB == 2) store_tile<2 + C - First>(to + apart * kRowFloats, kRowFloats * 4);
+      float* to = place.data + C * kTileFloats;
+      store_tile<C - First>(to, place.stride * 4);
+      if constexpr (RB == 2) {
+        store_tile<2 + C - First>(to + apart * place.stride, place.stride * 4);
+      }
     });
   }
 
@@ -328,10 +336,11 @@ GRU_NOINLINE void multiply_tiles(const Job& job, int64_t begin, int64_t end, int
     const int64_t step = product.panels_at_once();
     for (int64_t done = 0; done < end - begin; done += step) {
       const int64_t n = end - begin - done < step ? end - begin - done : step;
-      const int64_t first = backwards ? end - done - n : begin + done;
+      const int64_t first = backwards ? end - 1 - done : begin + done;
+      const int64_t next = backwards ? -1 : 1;
       blocks.each([&](bool pair, int64_t top, int64_t second, int64_t fresh) {
-        if (pair) return product.template apart_panels<2>(first, n, top, second, fresh);
-        product.template apart_panels<1>(first, n, top, second, fresh);
+        if (pair) return product.template apart_panels<2>(first, n, next, top, second, fresh);
+        product.template apart_panels<1>(first, n, next, top, second, fresh);
       });
     }
     return;

@@ -8,21 +8,23 @@
 
 GRU_BEGIN_KERNELS
 
-// The activations nearly every model has; between them products are issued. `hold` keeps the
-// compiler from moving a product away from where it is issued.
+// The activations nearly every model has; between them products are issued. The empty statement
+// keeps the compiler from moving a product away from where it is issued.
 template <class Weave>
 struct WovenFunctions {
+  using V = Many<Vec, kWoven>;
   const CellParams& params;
   Weave& weave;
-  GRU_ALWAYS_INLINE Vec held(Vec y) const {
-    __asm__ volatile("" : "+v"(y.v));
+  GRU_ALWAYS_INLINE V held(V y) const {
+    GRU_UNROLL
+    for (int i = 0; i < kWoven; ++i) __asm__ volatile("" : "+v"(y.v[i].v));
     weave.next();
     return y;
   }
-  GRU_ALWAYS_INLINE Vec gate(Vec x) const { return held(sigmoid(x)); }
-  GRU_ALWAYS_INLINE Vec candidate(Vec x) const { return held(tanh(x)); }
-  GRU_ALWAYS_INLINE Vec output(Vec x) const { return tanh(x); }
-  static Vec kept(Vec, Vec value) { return value; }
+  GRU_ALWAYS_INLINE V gate(const V& x) const { return held(sigmoid(x)); }
+  GRU_ALWAYS_INLINE V candidate(const V& x) const { return held(tanh(x)); }
+  GRU_ALWAYS_INLINE V output(const V& x) const { return tanh(x); }
+  static V kept(const V&, const V& value) { return value; }
   static constexpr bool coupled() { return false; }
   bool update_takes() const { return params.update_takes; }
 };
@@ -32,6 +34,7 @@ struct StepJob {
   static constexpr int kGates = Cell::kGates;
   static constexpr int kChains = Cell::kChains;
   static constexpr int kSegments = 2;
+  static constexpr int kRowFloats = (Kind::kScaled ? kSegments : 1) * kChains * kTileFloats;
   static constexpr int chain(int segment, int gate) {
     return segment == 0 ? gate : Cell::recurrent_chain(gate);
   }
@@ -58,20 +61,25 @@ struct StepJob {
     return {cell.z + row * cell.ldz + (panel * kGates + c) * kTileFloats, cell.ldz * 4};
   }
 
-  bool weaves() const { return args.cell.params->standard; }
+  static constexpr TilePlace place(int64_t, int64_t) { return {nullptr, 0}; }
+
+  bool weaves(int64_t panel) const {
+    return args.cell.params->standard && whole_units(args.cell, panel);
+  }
   // Finishing scaled sums takes longer.
   static constexpr int64_t rows_of_a_tile() { return Kind::kScaled ? 1 : 2; }
 
   template <class Weave>
-  GRU_ALWAYS_INLINE void finish(int64_t panel, int64_t row, float* sums, Weave& weave) const {
-    if constexpr (Weave::kWeaves) {
-      Vec pre[kChains];
-      read(panel, row, sums, pre);
-      update_units<Cell>(args.cell, panel, row, pre,
-                         WovenFunctions<Weave>{*args.cell.params, weave});
-    } else {
-      finish_rows(panel, row, 1, sums);
+  GRU_ALWAYS_INLINE void finish(int64_t panel, int64_t row, const float* sums, Weave& weave) const {
+    Many<Vec, kWoven> pre[kChains];
+    GRU_UNROLL
+    for (int r = 0; r < kWoven; ++r) {
+      Vec of_row[kChains];
+      read(panel, row + r, sums + r * kRowFloats, of_row);
+      GRU_UNROLL
+      for (int c = 0; c < kChains; ++c) pre[c].v[r] = of_row[c];
     }
+    update_rows<Cell>(args.cell, panel, row, pre, WovenFunctions<Weave>{*args.cell.params, weave});
   }
 
   // Scaled sums become pre-activations in their own place: [rows][kChains] vectors.
@@ -79,7 +87,7 @@ struct StepJob {
     if constexpr (Kind::kScaled) {
       for (int64_t r = 0; r < rows; ++r) {
         Vec pre[kChains];
-        read(panel, row + r, sums + r * (2 * kChains * kTileFloats), pre);
+        read(panel, row + r, sums + r * kRowFloats, pre);
         GRU_UNROLL
         for (int c = 0; c < kChains; ++c) store(sums + (r * kChains + c) * kTileFloats, pre[c]);
       }

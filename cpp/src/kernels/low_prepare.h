@@ -23,12 +23,22 @@ GRU_INLINE void each_vector(const float* from, int64_t k, int64_t padded, F f) {
 
 GRU_INLINE void prepare_int8_row(const float* from, int64_t k, int64_t padded, float range,
                                  uint8_t* to, float* scale) {
-  Vec largest = splat(range);
-  Vec poison = splat(0.0f);  // NaN once a value is not finite
-  each_vector(from, k, k, [&](Vec x, int64_t) {
-    largest = max(largest, abs(x));
-    poison = fma(x, splat(0.0f), poison);
-  });
+  constexpr int V = Vec::kWidth;
+  // Four chains each; poison is NaN once a value is not finite.
+  Vec most_of[4] = {splat(range), splat(range), splat(range), splat(range)};
+  Vec poison_of[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  const auto look = [&](int chain, Vec x) {
+    most_of[chain] = max(most_of[chain], abs(x));
+    poison_of[chain] = fma(x, splat(0.0f), poison_of[chain]);
+  };
+  int64_t done = 0;
+  for (; done + 4 * V <= k; done += 4 * V) {
+    GRU_UNROLL
+    for (int i = 0; i < 4; ++i) look(i, load(from + done + i * V));
+  }
+  each_vector(from + done, k - done, k - done, [&](Vec x, int64_t) { look(0, x); });
+  const Vec largest = max(max(most_of[0], most_of[1]), max(most_of[2], most_of[3]));
+  const Vec poison = (poison_of[0] + poison_of[1]) + (poison_of[2] + poison_of[3]);
   const float most = max_of(largest);
   const Vec inverse = splat(most > kLeastRow ? 127.0f / most : 0.0f);
   *scale = most / 127.0f + sum(poison);

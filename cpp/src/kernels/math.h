@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/base.h"
+#include "kernels/many.h"
 
 GRU_BEGIN_KERNELS
 
@@ -22,10 +23,9 @@ GRU_INLINE Vec negate(Vec x) { return splat(-0.0f) - x; }
 GRU_INLINE Vec infinity() { return splat(__builtin_inff()); }
 
 // (e^(Sign r) - 1) / (Sign r) for |r| <= ln(2) / 2; error of e^r 2^-28 before rounding.
-template <int Sign = 1>
-GRU_INLINE Vec exp_slope(Vec r) {
-  Vec p = splat(Sign * 1.382007962e-3f);
-  p = fma(p, r, splat(8.368683979e-3f));
+template <int Sign = 1, class V>
+GRU_INLINE V exp_slope(const V& r) {
+  V p = fma(splat(Sign * 1.382007962e-3f), r, splat(8.368683979e-3f));
   p = fma(p, r, splat(Sign * 4.166827351e-2f));
   p = fma(p, r, splat(1.666652113e-1f));
   p = fma(p, r, splat(Sign * 4.999999404e-1f));
@@ -34,19 +34,19 @@ GRU_INLINE Vec exp_slope(Vec r) {
 
 // Sign * x = n ln(2) + Sign * r with integral n and |r| <= ln(2) / 2, a little more at the largest
 // x.
-template <int Sign = 1>
-GRU_INLINE Vec reduce_exp(Vec x, Vec* n) {
+template <int Sign = 1, class V>
+GRU_INLINE V reduce_exp(const V& x, V* n) {
   *n = fma(x, splat(Sign * kLog2E), splat(kRoundMagic)) - splat(kRoundMagic);
   return nfma(*n, splat(Sign * kLn2Low), nfma(*n, splat(Sign * kLn2High), x));
 }
 
 // e^(Sign * x) without checks: the result and its reciprocal must be normal.
-template <int Sign = 1>
-GRU_INLINE Vec exp_small(Vec x) {
-  Vec n;
-  const Vec r = reduce_exp<Sign>(x, &n);
+template <int Sign = 1, class V>
+GRU_INLINE V exp_small(const V& x) {
+  V n;
+  const V r = reduce_exp<Sign>(x, &n);
   const Vec one = splat(1.0f);
-  const Vec slope = exp_slope<Sign>(r);
+  const V slope = exp_slope<Sign>(r);
   return scale_small(Sign > 0 ? fma(slope, r, one) : nfma(slope, r, one), n);
 }
 
@@ -63,27 +63,28 @@ GRU_END_KERNELS
 GRU_BEGIN_KERNELS
 #else
 // 1.5 ulp. Below 0.625 an odd polynomial (2^-27.8), above 1 - 2 / (e^2x + 1).
-GRU_INLINE Vec tanh(Vec x) {
-  const Vec z = x * x;
-  Vec p = splat(-5.714063533e-3f);
-  p = fma(p, z, splat(2.064806223e-2f));
+template <class V>
+GRU_INLINE V tanh(const V& x) {
+  const V z = x * x;
+  V p = fma(splat(-5.714063533e-3f), z, splat(2.064806223e-2f));
   p = fma(p, z, splat(-5.374277383e-2f));
   p = fma(p, z, splat(1.333148330e-1f));
   p = fma(p, z, splat(-3.333328366e-1f));
-  const Vec small = fma(p, x * z, x);
-  const Vec a = abs(x);
-  const Vec b = min(splat(10.0f), a);
-  const Vec big = nfma(splat(2.0f), reciprocal(exp_small(b + b) + splat(1.0f)), splat(1.0f));
+  const V small = fma(p, x * z, x);
+  const V a = abs(x);
+  const V b = min(splat(10.0f), a);
+  const V big = nfma(splat(2.0f), reciprocal(exp_small(b + b) + splat(1.0f)), splat(1.0f));
   return select(less(a, splat(0.625f)), small, copy_sign(big, x));
 }
 #endif
 
 // 2 ulp, 2.1 where fma rounds twice. Below -87.34, where the exact result is subnormal, it is zero
 // when subnormals are flushed.
-GRU_INLINE Vec sigmoid(Vec x) {
-  const Vec e = exp_small<-1>(max(splat(-88.0f), min(splat(87.0f), x)));
+template <class V>
+GRU_INLINE V sigmoid(const V& x) {
+  const V e = exp_small<-1>(max(splat(-88.0f), min(splat(87.0f), x)));
   // One step of Newton on 1 / (1 + e) that never rounds 1 + e: y + y ((1 - y) - e y).
-  const Vec y = reciprocal_estimate(splat(1.0f) + e);
+  const V y = reciprocal_estimate(splat(1.0f) + e);
   return fma(y, nfma(e, y, splat(1.0f) - y), y);
 }
 

@@ -11,17 +11,21 @@ GRU_BEGIN_KERNELS
 
 // The activations nearly every model has, known at compile time.
 struct StandardFunctions {
+  static constexpr bool kSideBySide = true;
   const CellParams& params;
-  Vec gate(Vec x) const { return sigmoid(x); }
-  Vec candidate(Vec x) const { return tanh(x); }
-  Vec output(Vec x) const { return tanh(x); }
-  static Vec kept(Vec, Vec value) { return value; }
+  // clang-format off
+  template <class V> GRU_ALWAYS_INLINE V gate(const V& x) const { return sigmoid(x); }
+  template <class V> GRU_ALWAYS_INLINE V candidate(const V& x) const { return tanh(x); }
+  template <class V> GRU_ALWAYS_INLINE V output(const V& x) const { return tanh(x); }
+  template <class V> static V kept(const V&, const V& value) { return value; }
+  // clang-format on
   static constexpr bool coupled() { return false; }
   bool update_takes() const { return params.update_takes; }
 };
 
 // Any activations, chosen for each vector; pre-activations are clipped.
 struct AnyFunctions {
+  static constexpr bool kSideBySide = false;
   const CellParams& params;
   Vec clip(Vec x) const {
     if (params.clip == 0.0f) return x;
@@ -61,19 +65,69 @@ GRU_INLINE void update_units(const StepArgs& args, int64_t panel, int64_t row, c
   store_columns(args.h_out + row * args.ldh_out + unit, u.h_out, left);
 }
 
+// Whether update_rows() may be taken.
+GRU_INLINE bool whole_units(const StepArgs& args, int64_t panel) {
+  return (panel + 1) * Vec::kWidth <= args.hidden && args.peephole == nullptr;
+}
+
+// The units of N rows from `row` side by side.
+template <class Cell, int N, class Functions>
+GRU_INLINE void update_rows(const StepArgs& args, int64_t panel, int64_t row,
+                            const Many<Vec, N>* pre, const Functions& functions) {
+  const int64_t unit = panel * Vec::kWidth;
+  const auto rows = [&](const float* from, int64_t ld) {
+    Many<Vec, N> x;
+    GRU_UNROLL
+    for (int i = 0; i < N; ++i) x.v[i] = load(from + i * ld);
+    return x;
+  };
+  const auto keep = [&](float* to, int64_t ld, const Many<Vec, N>& x) {
+    GRU_UNROLL
+    for (int i = 0; i < N; ++i) store(to + i * ld, x.v[i]);
+  };
+  Unit<Many<Vec, N>> u;
+  if constexpr (Cell::kReadsH) u.h = rows(args.h + row * args.ldh + unit, args.ldh);
+  if constexpr (Cell::kReadsC) u.c = rows(args.c + row * args.ldc + unit, args.ldc);
+  if constexpr (Cell::kReadsGate) u.gate = rows(args.gate + row * args.ldg + unit, args.ldg);
+  u.has_peephole = false;
+  Cell::update(pre, u, functions);
+  if constexpr (Cell::kWritesC) keep(args.c_out + row * args.ldc_out + unit, args.ldc_out, u.c);
+  if constexpr (Cell::kWritesGate) keep(args.gate + row * args.ldg + unit, args.ldg, u.gate);
+  keep(args.h_out + row * args.ldh_out + unit, args.ldh_out, u.h_out);
+}
+
+constexpr int kRowsAtOnce = 4;
+
 // Out of line, so that the common path stays small: pre is [P][R][kChains] vectors.
 template <class Cell, class Functions>
 GRU_NOINLINE void update_tile(const StepArgs& args, int64_t panel, int64_t row, int panels,
                               int rows, const float* pre) {
+  const Functions functions = {*args.params};
   for (int p = 0; p < panels; ++p) {
-    for (int r = 0; r < rows; ++r) {
+    int r = 0;
+    if constexpr (Functions::kSideBySide) {
+      const bool whole = whole_units(args, panel + p);
+      for (; whole && r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+        Many<Vec, kRowsAtOnce> sums[Cell::kChains];
+        GRU_UNROLL
+        for (int i = 0; i < kRowsAtOnce; ++i) {
+          GRU_UNROLL
+          for (int g = 0; g < Cell::kChains; ++g) {
+            sums[g].v[i] = load(pre);
+            pre += Vec::kWidth;
+          }
+        }
+        update_rows<Cell>(args, panel + p, row + r, sums, functions);
+      }
+    }
+    for (; r < rows; ++r) {
       Vec sums[Cell::kChains];
       GRU_UNROLL
       for (int g = 0; g < Cell::kChains; ++g) {
         sums[g] = load(pre);
         pre += Vec::kWidth;
       }
-      update_units<Cell>(args, panel + p, row + r, sums, Functions{*args.params});
+      update_units<Cell>(args, panel + p, row + r, sums, functions);
     }
   }
 }

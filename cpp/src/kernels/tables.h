@@ -77,11 +77,12 @@ alignas(64) constexpr float kTanh5[32] = {
 // clang-format on
 
 // 1.1 ulp.
-GRU_INLINE Vec tanh(Vec x) {
-  const Vec a = min(splat(15.0f), abs(x));
-  const Vec at = shift_right<21>(max(splat(0.0625f), a));
-  const Vec t = a - lookup32(kTanhCentre, at);
-  Vec y = lookup32(kTanh5, at);
+template <class V>
+GRU_INLINE V tanh(const V& x) {
+  const V a = min(splat(15.0f), abs(x));
+  const V at = shift_right<21>(max(splat(0.0625f), a));
+  const V t = a - lookup32(kTanhCentre, at);
+  V y = lookup32(kTanh5, at);
   y = fma(y, t, lookup32(kTanh4, at));
   y = fma(y, t, lookup32(kTanh3, at));
   y = fma(y, t, lookup32(kTanh2, at));
