@@ -54,6 +54,15 @@ cdef extern from "gruengine/stream.h" namespace "gruengine":
         vector[StateEntry] state_layout() except +raise_python_error
         vector[uint8_t] copy_state() except +raise_python_error
 
+cdef extern from "gruengine/pool.h" namespace "gruengine":
+    cdef cppclass PoolPort:
+        string name
+        DType dtype
+        vector[int64_t] dims
+        int row_axis
+        int time_axis
+        int64_t count
+
 cdef extern from *:
     """
     // References returned by reference: Cython would copy them.

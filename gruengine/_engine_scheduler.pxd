@@ -8,15 +8,7 @@ from libcpp.map cimport map as cmap
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-from gruengine._engine cimport DType, ModelPtr, raise_python_error
-
-cdef extern from "gruengine/pool.h" namespace "gruengine":
-    cdef cppclass PoolPort:
-        string name
-        DType dtype
-        vector[int64_t] dims
-        int row_axis
-        int time_axis
+from gruengine._engine cimport ModelPtr, PoolPort, raise_python_error
 
 cdef extern from "gruengine/scheduler.h" namespace "gruengine":
     cdef cppclass SchedulerOptions:

@@ -14,7 +14,14 @@ import numpy as np
 
 cimport numpy as cnp
 
-from gruengine._engine cimport DType, ModelPtr, StateEntry, name_of, raise_python_error
+from gruengine._engine cimport (
+    DType,
+    ModelPtr,
+    PoolPort,
+    StateEntry,
+    name_of,
+    raise_python_error,
+)
 
 from gruengine.errors import InvalidInputError, InvalidTypeError
 from gruengine.pool_ports import PortInfo
@@ -22,14 +29,6 @@ from gruengine.pool_ports import PortInfo
 cnp.import_array()
 
 cdef extern from "gruengine/pool.h" namespace "gruengine":
-    cdef cppclass PoolPort:
-        string name
-        DType dtype
-        vector[int64_t] dims
-        int row_axis
-        int time_axis
-        int64_t count
-
     cdef cppclass CppPool "gruengine::Pool":
         CppPool(ModelPtr, int64_t, const cmap[string, int64_t]&) except +raise_python_error
         int64_t capacity()
@@ -64,21 +63,7 @@ cdef inline CppPool* cpp(PoolCore pool) noexcept nogil:
     return <CppPool*>pool.handle
 
 
-cdef object dtype_of(DType dtype):
-    return np.dtype((<bytes>name_of(dtype)).decode())
-
-
-cdef tuple infos(const vector[PoolPort]& ports):
-    cdef size_t i
-    result = []
-    for i in range(ports.size()):
-        result.append(
-            PortInfo(
-                (<bytes>ports[i].name).decode(), dtype_of(ports[i].dtype), tuple(ports[i].dims),
-                ports[i].row_axis, ports[i].time_axis,
-            )
-        )
-    return tuple(result)
+include "_pool_arrays.pxi"
 
 
 cdef inline cnp.ndarray id_array(ids):
@@ -317,10 +302,7 @@ cdef class PoolCore:
         """A step on arrays that have been checked, one for each port."""
         cdef vector[const void*] x_at
         cdef vector[void*] out_at
-        for array in x:
-            x_at.push_back(cnp.PyArray_DATA(array))
-        for array in out:
-            out_at.push_back(cnp.PyArray_DATA(array))
+        pointers(x, x_at, out, out_at)
         cdef const int64_t* at = ids_at(ids)
         cdef Py_ssize_t n = cnp.PyArray_DIM(ids, 0)
         with nogil:
@@ -330,10 +312,7 @@ cdef class PoolCore:
         """frames[i] steps of each stream; x and out hold the ports of a stream after another's."""
         cdef vector[const void*] x_at
         cdef vector[void*] out_at
-        for array in x:
-            x_at.push_back(cnp.PyArray_DATA(array))
-        for array in out:
-            out_at.push_back(cnp.PyArray_DATA(array))
+        pointers(x, x_at, out, out_at)
         cdef const int64_t* at = ids_at(ids)
         cdef const int64_t* counts = ids_at(frames)
         cdef Py_ssize_t n = cnp.PyArray_DIM(ids, 0)
@@ -380,12 +359,6 @@ cdef class PoolCore:
 
     def __reduce__(self):
         raise TypeError("a pool cannot be pickled; save get_state(pool.ids()) and the model's path")
-
-
-cdef bytes check_bytes(state):
-    if not isinstance(state, (bytes, bytearray, memoryview)):
-        raise InvalidTypeError(f"state is {type(state).__name__}; it must be bytes of get_state()")
-    return bytes(state)
 
 
 cdef inline void del_pool(CppPool* pool) noexcept:

@@ -14,12 +14,11 @@ import numpy as np
 
 cimport numpy as cnp
 
-from gruengine._engine cimport DType, ModelPtr, name_of
+from gruengine._engine cimport DType, ModelPtr, PoolPort, name_of
 from gruengine._engine_scheduler cimport (
     CppMailbox,
     CppScheduler,
     MailboxAnswer,
-    PoolPort,
     SchedulerMetrics,
     SchedulerOptions,
     call_on_batch,
@@ -46,21 +45,7 @@ cdef int before_batch(void* function, int64_t rows, string* why) noexcept with g
     return 0
 
 
-cdef object dtype_of(DType dtype):
-    return np.dtype((<bytes>name_of(dtype)).decode())
-
-
-cdef tuple infos(const vector[PoolPort]& ports):
-    cdef size_t i
-    result = []
-    for i in range(ports.size()):
-        result.append(
-            PortInfo(
-                (<bytes>ports[i].name).decode(), dtype_of(ports[i].dtype), tuple(ports[i].dims),
-                ports[i].row_axis, ports[i].time_axis,
-            )
-        )
-    return tuple(result)
+include "_pool_arrays.pxi"
 
 
 cdef inline bint fits(object x, tuple shape, tuple short, int dtype) noexcept:
@@ -353,15 +338,6 @@ cdef class Mailbox:
             delete_mailbox(self.handle)
 
 
-cdef void pointers(
-    list x, vector[const void*]& x_at, list out, vector[void*]& out_at
-):
-    for array in x:
-        x_at.push_back(cnp.PyArray_DATA(array))
-    for array in out:
-        out_at.push_back(cnp.PyArray_DATA(array))
-
-
 def microseconds(seconds):
     """Whole microseconds, at least one; 0 for None."""
     if seconds is None:
@@ -373,12 +349,6 @@ def microseconds(seconds):
 
 cdef str escape(value):
     return str(value).replace("\\", r"\\").replace('"', r'\"').replace("\n", r"\n")
-
-
-cdef bytes check_bytes(state):
-    if not isinstance(state, (bytes, bytearray, memoryview)):
-        raise InvalidTypeError(f"state is {type(state).__name__}; it must be bytes of get_state()")
-    return bytes(state)
 
 
 cdef inline void delete_scheduler(CppScheduler* scheduler) noexcept nogil:

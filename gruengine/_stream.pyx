@@ -54,8 +54,7 @@ cdef tuple step_shape(StepPort& port):
     return tuple([port.dims[i] for i in range(port.dims.size()) if <int>i != port.time_axis])
 
 
-cdef object dtype_of(DType dtype):
-    return np.dtype((<bytes>name_of(dtype)).decode())
+include "_dtypes.pxi"
 
 
 cdef int check_array(object x, str what, object dtype) except -1:

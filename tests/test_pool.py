@@ -183,15 +183,16 @@ def test_silero_at_different_places(isa: str, models: Path) -> None:
         assert np.array_equal(y, np.array(alone, np.float32).reshape(y.shape))
 
 
-def test_a_graph_of_one_row_steps_many(models: Path) -> None:
-    """Its states have the row axis first; the graph fixes it to one."""
-    model = gr.load(models / "dtln/model_1.onnx")
+@pytest.mark.parametrize(("name", "I"), [("model_1", 257), ("model_2", 512)])
+def test_a_graph_of_one_row_steps_many(models: Path, name: str, I: int) -> None:
+    """Its states have the row axis first; the graph fixes it to one, model_2 in a Reshape too."""
+    model = gr.load(models / f"dtln/{name}.onnx")
     pool = model.pool(9)
     ids = [pool.open() for _ in range(9)]
     solo = [model.stream() for _ in range(9)]
     rng = np.random.default_rng(1)
     for _ in range(4):
-        x = rng.random((9, 1, 257)).astype(np.float32)
+        x = rng.random((9, 1, I)).astype(np.float32)
         y = pool.step(ids, x)
         for row, stream in enumerate(solo):
             assert np.array_equal(y[row], stream.step(x[row : row + 1])[0])

@@ -63,6 +63,31 @@ def test_an_output_without_rows_is_refused(rng: np.random.Generator) -> None:
         model.pool(4)
 
 
+@pytest.mark.parametrize(("shape", "placed"), [((2, 1, 2), False), ((1, 4), True)])
+def test_shapes_written_down_for_one_row(
+    shape: tuple[int, ...], placed: bool, rng: np.random.Generator
+) -> None:
+    """Where the 1 lies where the rows do, it may be their number."""
+    nodes = [
+        Node("Reshape", ("h", "shape"), ("seen",), {}, "see"),
+        Node("Reshape", ("seen", "back"), ("again",), {}, "see again"),
+        Node("Add", ("x", "again"), ("h2",), {}, "count"),
+    ]
+    one = ("float32", (1, 2, 2))
+    graph = Graph([Port("x", *one), Port("h", *one)], [Port("h2", *one)], nodes)
+    tensors = {"shape": np.array(shape, np.int64), "back": np.array([1, 2, 2], np.int64)}
+    model = gr.Model.from_spec(ModelSpec(graph, tensors, state=(("h", "h2"),)))
+    if not placed:
+        with pytest.raises(gr.UnsupportedError, match="as one batch: Reshape 'see'"):
+            model.pool(4)
+        return
+    pool = model.pool(4)
+    ids = [pool.open() for _ in range(4)]
+    x = rng.normal(size=(4, 2, 2)).astype(np.float32)
+    pool.step(ids, x)
+    assert np.array_equal(pool.step(ids[::-1], x), x + x[::-1])
+
+
 def test_inputs_without_rows_are_refused(models: Path) -> None:
     with pytest.raises(gr.UnsupportedError, match="'input' has no axis for rows"):
         gr.load(models / "silero/silero_vad_v6_sequence.onnx").pool(4)

@@ -38,6 +38,10 @@ class Ports {
   void add(const Port& port);
   void add(const StepPort& port);
   void add(const PoolPort& port);
+  template <class P>
+  void add(const std::vector<P>& ports) {
+    for (const P& port : ports) add(port);
+  }
   size_t size() const { return ports_.size(); }
   const gru_port* at(size_t i) const { return i < ports_.size() ? &ports_[i]->port : nullptr; }
 
@@ -51,6 +55,12 @@ class Ports {
   };
   std::vector<std::unique_ptr<Kept>> ports_;
 };
+
+// A port of a handle; nullptr where there is none.
+template <class Handle>
+const gru_port* port_at(const Handle* handle, Ports Handle::* side, size_t i) {
+  return handle == nullptr ? nullptr : (handle->*side).at(i);
+}
 
 gru_status status_of(ErrorCode code);
 

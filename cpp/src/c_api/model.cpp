@@ -9,6 +9,7 @@ using gruengine::ErrorCode;
 using gruengine::Model;
 using gruengine::c_api::guarded;
 using gruengine::c_api::need;
+using gruengine::c_api::port_at;
 
 namespace {
 
@@ -27,8 +28,8 @@ gruengine::ModelOptions options_of(const gru_model_options* given) {
 
 gru_model* wrap(std::shared_ptr<const Model> model) {
   auto handle = std::make_unique<gru_model>();
-  for (const auto& port : model->inputs()) handle->inputs.add(port);
-  for (const auto& port : model->outputs()) handle->outputs.add(port);
+  handle->inputs.add(model->inputs());
+  handle->outputs.add(model->outputs());
   handle->isa = model->isa();
   handle->model = std::move(model);
   return handle.release();
@@ -63,10 +64,10 @@ size_t gru_model_num_outputs(const gru_model* model) noexcept {
   return model == nullptr ? 0 : model->outputs.size();
 }
 const gru_port* gru_model_input(const gru_model* model, size_t i) noexcept {
-  return model == nullptr ? nullptr : model->inputs.at(i);
+  return port_at(model, &gru_model::inputs, i);
 }
 const gru_port* gru_model_output(const gru_model* model, size_t i) noexcept {
-  return model == nullptr ? nullptr : model->outputs.at(i);
+  return port_at(model, &gru_model::outputs, i);
 }
 
 size_t gru_model_num_states(const gru_model* model) noexcept {

@@ -9,6 +9,7 @@ using gruengine::Pool;
 using gruengine::c_api::check_pointers;
 using gruengine::c_api::guarded;
 using gruengine::c_api::need;
+using gruengine::c_api::port_at;
 
 struct gru_pool {
   std::unique_ptr<Pool> pool;
@@ -35,8 +36,8 @@ gru_status gru_pool_create(const gru_model* model, int64_t capacity, const gru_s
     auto made = std::make_unique<gru_pool>();
     made->pool = std::make_unique<Pool>(need(model, "model").model, capacity,
                                         gruengine::c_api::sizes_of(sizes, num_sizes));
-    for (const auto& port : made->pool->inputs()) made->inputs.add(port);
-    for (const auto& port : made->pool->outputs()) made->outputs.add(port);
+    made->inputs.add(made->pool->inputs());
+    made->outputs.add(made->pool->outputs());
     *pool = made.release();
   });
 }
@@ -57,10 +58,10 @@ int64_t gru_pool_bytes_per_stream(const gru_pool* pool) noexcept {
   return pool == nullptr ? 0 : pool->pool->bytes_per_stream();
 }
 const gru_port* gru_pool_input(const gru_pool* pool, size_t i) noexcept {
-  return pool == nullptr ? nullptr : pool->inputs.at(i);
+  return port_at(pool, &gru_pool::inputs, i);
 }
 const gru_port* gru_pool_output(const gru_pool* pool, size_t i) noexcept {
-  return pool == nullptr ? nullptr : pool->outputs.at(i);
+  return port_at(pool, &gru_pool::outputs, i);
 }
 
 gru_status gru_pool_open(gru_pool* pool, const void* state, size_t size,

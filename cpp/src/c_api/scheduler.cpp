@@ -13,6 +13,7 @@ using gruengine::SchedulerMetrics;
 using gruengine::c_api::check_pointers;
 using gruengine::c_api::guarded;
 using gruengine::c_api::need;
+using gruengine::c_api::port_at;
 
 struct gru_scheduler {
   std::unique_ptr<Scheduler> scheduler;
@@ -62,8 +63,8 @@ gru_status gru_scheduler_create(const gru_model* model, const gru_scheduler_opti
     need(scheduler, "scheduler") = nullptr;
     auto made = std::make_unique<gru_scheduler>();
     made->scheduler = std::make_unique<Scheduler>(need(model, "model").model, options_of(options));
-    for (const auto& port : made->scheduler->inputs()) made->inputs.add(port);
-    for (const auto& port : made->scheduler->outputs()) made->outputs.add(port);
+    made->inputs.add(made->scheduler->inputs());
+    made->outputs.add(made->scheduler->outputs());
     *scheduler = made.release();
   });
 }
@@ -81,10 +82,10 @@ int32_t gru_scheduler_is_open(const gru_scheduler* scheduler) noexcept {
 }
 
 const gru_port* gru_scheduler_input(const gru_scheduler* scheduler, size_t i) noexcept {
-  return scheduler == nullptr ? nullptr : scheduler->inputs.at(i);
+  return port_at(scheduler, &gru_scheduler::inputs, i);
 }
 const gru_port* gru_scheduler_output(const gru_scheduler* scheduler, size_t i) noexcept {
-  return scheduler == nullptr ? nullptr : scheduler->outputs.at(i);
+  return port_at(scheduler, &gru_scheduler::outputs, i);
 }
 
 gru_status gru_scheduler_open(gru_scheduler* scheduler, const void* state, size_t size,

@@ -9,10 +9,11 @@ using gruengine::Stream;
 using gruengine::c_api::check_pointers;
 using gruengine::c_api::guarded;
 using gruengine::c_api::need;
+using gruengine::c_api::port_at;
 
 gru_stream::gru_stream(std::unique_ptr<Stream> made) : stream(std::move(made)) {
-  for (const auto& port : stream->inputs()) inputs.add(port);
-  for (const auto& port : stream->outputs()) outputs.add(port);
+  inputs.add(stream->inputs());
+  outputs.add(stream->outputs());
 }
 
 namespace {
@@ -75,10 +76,10 @@ size_t gru_stream_num_outputs(const gru_stream* stream) noexcept {
   return stream == nullptr ? 0 : stream->outputs.size();
 }
 const gru_port* gru_stream_input(const gru_stream* stream, size_t i) noexcept {
-  return stream == nullptr ? nullptr : stream->inputs.at(i);
+  return port_at(stream, &gru_stream::inputs, i);
 }
 const gru_port* gru_stream_output(const gru_stream* stream, size_t i) noexcept {
-  return stream == nullptr ? nullptr : stream->outputs.at(i);
+  return port_at(stream, &gru_stream::outputs, i);
 }
 int64_t gru_stream_batch_size(const gru_stream* stream) noexcept {
   return stream == nullptr ? 0 : stream->stream->batch_size();

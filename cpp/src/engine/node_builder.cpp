@@ -178,6 +178,8 @@ void* NodeBuilder::constant_output(size_t i, DType dtype, const Dims& dims, bool
 
 int64_t NodeBuilder::marked_frames() const { return planner_.request_.marked; }
 
+bool NodeBuilder::many_rows() const { return planner_.request_.rows; }
+
 Slot NodeBuilder::scratch(int64_t bytes) {
   if (!planner_.fold_.on) return planner_.arena_slot(bytes);
   planner_.folded_ += bytes;

@@ -102,6 +102,8 @@ class NodeBuilder {
   void* constant_output(size_t i, DType dtype, const Dims& dims, bool sized_by_time = false);
   // The marked number of frames while the streaming analysis runs, else 0.
   int64_t marked_frames() const;
+  // Whether the plan is for more rows than the one that the graph was made for.
+  bool many_rows() const;
   // Memory that only this node's closures use. 64-byte aligned.
   Slot scratch(int64_t bytes);
   void emit(std::function<void(const Frame&)> run);

@@ -25,6 +25,7 @@ struct PlanRequest {
   bool lengths = false;      // recurrent nodes over time stop each row at its length
   int64_t marked = 0;        // > 0: the streaming analysis; the size given to the time symbol
   std::vector<int> axes;     // in place of `time`: the axis of each input that is time, -1: none
+  bool rows = false;         // a 1 in the shapes that the graph writes down may be the rows
   auto operator<=>(const PlanRequest&) const = default;
 };
 

@@ -63,6 +63,16 @@ void copy_row(const PoolStrides& s, const Side& to, const Side& from, int64_t fr
 
 char* bytes_of(const void* data) { return static_cast<char*>(const_cast<void*>(data)); }
 
+// A row of the caller's arrays of port p, of `ports` of them.
+template <class Span>
+Side row_side(const PoolRows& rows, const Span& span, int64_t row, const void* const* arrays,
+              size_t ports, size_t p, int64_t call_bytes) {
+  const auto at = static_cast<size_t>(row);
+  const int64_t total = span.total == nullptr ? 1 : span.total[row];
+  if (!rows.apart) return {bytes_of(arrays[p]), rows.n, row, total, span.frame};
+  return {bytes_of(arrays[at * ports + p]) + span.frame * call_bytes, 1, 0, total, span.frame};
+}
+
 }  // namespace
 
 // The records as they were, put back unless the call came to its end; for models that may refuse.
@@ -178,6 +188,11 @@ bool PoolBatch::direct(const PoolRows& rows, const Span& span, const Tile& tile,
          span.used == tile.rows;
 }
 
+// Bytes from one call's array to the next, where a row's arrays follow one another.
+int64_t PoolBatch::call_bytes(const Span& span, const PoolStrides& s) const {
+  return span.total != nullptr && !layout_->by_frames() ? s.row_bytes : 0;
+}
+
 void PoolBatch::bind_inputs(const PoolRows& rows, const Span& span, Tile& tile) const {
   const size_t ports = layout_->ins.size();
   char* stage = stage_.data();
@@ -188,18 +203,9 @@ void PoolBatch::bind_inputs(const PoolRows& rows, const Span& span, Tile& tile) 
                                 bytes_of(rows.inputs[p]) + span.first * s.row_bytes);
       continue;
     }
-    const bool calls = span.total != nullptr && !layout_->by_frames();
     for (int64_t i = 0; i < tile.rows; ++i) {
       const int64_t row = span.first + std::min(i, span.used - 1);
-      Side from{nullptr, 1, 0, span.total == nullptr ? 1 : span.total[row], span.frame};
-      if (rows.apart) {
-        from.data = bytes_of(rows.inputs[static_cast<size_t>(row) * ports + p]);
-        if (calls) from.data += span.frame * s.row_bytes;
-      } else {
-        from.data = bytes_of(rows.inputs[p]);
-        from.rows = rows.n;
-        from.row = row;
-      }
+      const Side from = row_side(rows, span, row, rows.inputs, ports, p, call_bytes(span, s));
       copy_row(s, {stage, tile.rows, i, tile.frames, 0}, from, tile.frames);
     }
     tile.workspace->set_input(layout_->ins[p], stage);
@@ -225,18 +231,9 @@ void PoolBatch::fetch_outputs(const PoolRows& rows, const Span& span, const Tile
   for (size_t p = 0; p < ports; ++p) {
     const PoolStrides& s = layout_->out_strides[p];
     if (direct(rows, span, tile, s)) continue;
-    const bool calls = span.total != nullptr && !layout_->by_frames();
     for (int64_t i = 0; i < span.used; ++i) {
-      const int64_t row = span.first + i;
-      Side to{nullptr, 1, 0, span.total == nullptr ? 1 : span.total[row], span.frame};
-      if (rows.apart) {
-        to.data = bytes_of(rows.outputs[static_cast<size_t>(row) * ports + p]);
-        if (calls) to.data += span.frame * s.row_bytes;
-      } else {
-        to.data = bytes_of(rows.outputs[p]);
-        to.rows = rows.n;
-        to.row = row;
-      }
+      const Side to =
+          row_side(rows, span, span.first + i, rows.outputs, ports, p, call_bytes(span, s));
       copy_row(s, to, {tile.staged_out[p], tile.rows, i, tile.frames, 0}, tile.frames);
     }
   }

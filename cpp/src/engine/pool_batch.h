@@ -52,6 +52,7 @@ class PoolBatch {
   Tile& tile_for(int64_t rows, int64_t frames);
   void gather(const PoolRows& rows, int64_t first, int64_t used, const Tile& tile);
   void scatter(const PoolRows& rows, int64_t first, int64_t used, const Tile& tile) const;
+  int64_t call_bytes(const Span& span, const PoolStrides& s) const;
   void bind_inputs(const PoolRows& rows, const Span& span, Tile& tile) const;
   bool direct(const PoolRows& rows, const Span& span, const Tile& tile, const PoolStrides& s) const;
   void bind_outputs(const PoolRows& rows, const Span& span, Tile& tile) const;

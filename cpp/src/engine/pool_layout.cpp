@@ -75,6 +75,7 @@ PlanRequest PoolLayout::request(int64_t rows, int64_t frames) const {
   }
   request.time = engine().streaming().time;
   request.stateful = true;
+  request.rows = !by_frames();
   return request;
 }
 

@@ -114,7 +114,8 @@ struct ProductTile {
   void finish_edge(const Vec (&sums)[P][R][NV], int64_t left, float* c, bool adds) const {
     constexpr int V = Vec::kWidth;
     alignas(64) float edge[P * R * NV * V];
-    each<P, R>([&](int p, int r, int g) { store(edge + ((p * R + r) * NV + g) * V, sums[p][r][g]); });
+    each<P, R>(
+        [&](int p, int r, int g) { store(edge + ((p * R + r) * NV + g) * V, sums[p][r][g]); });
     for (int p = 0; p < P; ++p, left -= NV * V) {
       float* to = c + p * args.c_block;
       float* part = edge + p * (R * NV * V);

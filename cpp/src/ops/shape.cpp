@@ -10,6 +10,22 @@ namespace {
 
 void plan_view(NodeBuilder& b, const Dims& dims) { b.view(0, 0, dims, view_time(b, 0, dims)); }
 
+// Puts rows in the place of a 1 of the asked shape that lies where they lie in `from`: for one row
+// the same view. Whether that keeps every row apart is for the pool to prove.
+bool place_rows(const Dims& from, Dims& dims) {
+  const int64_t fixed = count(dims), total = count(from);
+  if (fixed == 0 || total % fixed != 0) return false;
+  for (size_t to = 0; to < dims.size(); ++to) {
+    for (size_t axis = 0; axis < from.size(); ++axis) {
+      if (dims[to] != 1 || from[axis] != total / fixed) continue;
+      if (product(from, 0, axis) != product(dims, 0, to)) continue;
+      dims[to] = from[axis];
+      return true;
+    }
+  }
+  return false;
+}
+
 // The sizes that Reshape asks for, with 0 and -1 resolved.
 Dims reshaped(const NodeBuilder& b) {
   const Dims& from = b.in(0).dims;
@@ -39,7 +55,7 @@ Dims reshaped(const NodeBuilder& b) {
   if (open < dims.size()) {
     if (fixed == 0 || total % fixed != 0) invalid();
     dims[open] = total / fixed;
-  } else if (fixed != total) {
+  } else if (fixed != total && !(b.many_rows() && place_rows(from, dims))) {
     invalid();
   }
   return dims;
