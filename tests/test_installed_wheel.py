@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_real_models import frames_of, samples
+from recordings import frames_of, samples
 from wheel import ROOT, Fresh, build_wheel, run
 
 import gruengine as gr

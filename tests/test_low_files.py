@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recordings import TARGETS, agreement, clean_signal, signal_to_error, speech
 from test_one_number import same
-from test_real_models import denoise, frames_of, samples
 
 import gruengine as gr
 from gruengine.cli import main
@@ -134,27 +134,16 @@ def test_the_command_line_reports_errors_over_time(
 
 # -- real models ----------------------------------------------------------------------------------
 
-# Least signal-to-error ratio of the cleaned signal, in dB.
-DTLN = {"bfloat16": 40.0, "int8": 30.0}
-
 
 def test_dtln_in_fewer_bits(models: Path) -> None:
-    audio = samples(models / "audio/noisy_speech_16k.wav")
-    clean = {}
-    for low in ("float32", *LOW):
-        stages = [gr.load(models / f"dtln/model_{i}.onnx", compute_type=low) for i in (1, 2)]
-        clean[low] = denoise(*(stage.stream() for stage in stages), audio)[2].astype(np.float64)
-    want = clean["float32"]
-    for low, least in DTLN.items():
-        ratio = 10 * np.log10(np.sum(want**2) / np.sum((clean[low] - want) ** 2))
-        assert least <= ratio < 90, low
+    want = clean_signal(models, "float32")
+    for low in LOW:
+        assert TARGETS[low][0] <= signal_to_error(clean_signal(models, low), want) < 90, low
 
 
 def test_silero_in_fewer_bits(models: Path) -> None:
-    speech = frames_of(samples(models / "audio/speech_16k.wav"))
-    path = models / "silero/silero_vad_v6_sequence.onnx"
-    want = gr.load(path)(speech)
+    want = speech(models, "float32")
     for low in LOW:
-        found = gr.load(path, compute_type=low)(speech)
+        found = speech(models, low)
         assert not np.array_equal(found, want)
-        assert np.mean((found > 0.5) == (want > 0.5)) >= 0.995, low
+        assert agreement(found, want) >= TARGETS[low][1], low

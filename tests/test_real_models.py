@@ -3,30 +3,19 @@
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from recordings import denoise, frames_of, samples
 from tolerances import REAL_MODEL, relative_error
 
 import gruengine as gr
 from gruengine.conversion import read_spec
 
 Array = np.ndarray[Any, Any]
-
-BLOCK, HOP = 512, 128  # samples of DTLN
-FRAME, CONTEXT = 512, 64  # samples of Silero
-
-
-def samples(path: Path) -> Array:
-    """Read a 16-bit mono file as floats in [-1, 1)."""
-    with wave.open(str(path)) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16000)
-        data = file.readframes(file.getnframes())
-    return np.frombuffer(data, "<i2").astype(np.float32) / 32768
 
 
 def session(path: Path) -> ort.InferenceSession:
@@ -46,22 +35,6 @@ class ByHand:
     def step(self, x: Array) -> Array:
         y, self.state = self.session.run(None, {self.names[0]: x, self.names[1]: self.state})
         return np.asarray(y)
-
-
-def denoise(first: Any, second: Any, audio: Array) -> tuple[Array, Array, Array]:
-    """The loop of DTLN: return all masks, all blocks of stage 2, and the clean signal."""
-    masks, blocks, clean = [], [], np.zeros(len(audio) + BLOCK, np.float32)
-    for at in range(0, len(audio) - BLOCK + 1, HOP):
-        spectrum = np.fft.rfft(audio[at : at + BLOCK])
-        magnitude = np.abs(spectrum).astype(np.float32).reshape(1, 1, -1)
-        mask = first.step(magnitude)
-        estimate = magnitude * mask * np.exp(1j * np.angle(spectrum))
-        block = np.fft.irfft(estimate).astype(np.float32).reshape(1, 1, BLOCK)
-        out = second.step(block)
-        clean[at : at + BLOCK] += out.reshape(-1)
-        masks.append(mask)
-        blocks.append(out)
-    return np.stack(masks), np.stack(blocks), clean
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +80,6 @@ def test_dtln_converts_and_verifies(models: Path, tmp_path: Path) -> None:
         assert report.parity_error is not None
         assert report.parity_error < REAL_MODEL
         assert gr.verify(target, source).passed
-
-
-def frames_of(audio: Array) -> Array:
-    """[T, 576]: every 512 samples with the 64 before them."""
-    count = len(audio) // FRAME
-    padded = np.concatenate([np.zeros(CONTEXT, np.float32), audio])
-    return np.stack([padded[t * FRAME : t * FRAME + FRAME + CONTEXT] for t in range(count)])
 
 
 @pytest.fixture(scope="module")
