@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from gruengine.converters.aten import Call, lower
+from gruengine.converters.aten import Call, Refused, lower
 from gruengine.converters.torch_sizes import Size
 
 #: Largest tensor of one number that is kept as a constant instead of a node.
@@ -85,3 +85,16 @@ def _triangle(call: Call) -> str:
     if dtype == "bool":
         return call.emit("And", [call.tensor(), keep])
     return call.emit("Where", [keep, call.tensor(), call.number(0, dtype)])
+
+
+@lower("scatter.src", "scatter.value")
+def _scatter(call: Call) -> str:
+    """Put values at places of a vector, as the inverse of a permutation is made."""
+    if call.rank() != 1 or call.rank("index") != 1:
+        raise Refused(f"scatter along {call.rank()} axes", "a vector")
+    dtype = call.out_dtype
+    places = call.unsqueeze(call.tensor("index", "int64"), [1])
+    values = call.operand("src" if call.has("src") else "value", dtype)
+    if not call.has("src"):
+        values = call.emit("Expand", [values, call.context.sizes.vector(call.shape("index"))])
+    return call.emit("ScatterND", [call.tensor("self", dtype), places, values])

@@ -18,13 +18,17 @@ _OUTPUTS = ("Y", "Y_h", "Y_c")
 
 
 def _layers(call: Call) -> list[str]:
-    """One node for each layer; the states are cut out of the stacked ones and stacked again."""
+    """One node for each layer; the states are cut out of the stacked ones and stacked again.
+
+    Of packed sequences, padded and time first, the lengths are given.
+    """
     mode = str(call.args["cell"])
     two = bool(call.args["bidirectional"])
     count, layers = (2 if two else 1), call.integer("layers")
     states = [call.given(one) for one in call.args["states"]]
     starts = [None if _is_zero(call, state) else state for state in states]
-    first = bool(call.args["batch_first"])
+    first = bool(call.args.get("batch_first", False))
+    lengths = call.tensor("lengths") if "lengths" in call.args else ""
     x = call.transpose(call.tensor("x"), [1, 0, 2]) if first else call.tensor("x")
     per = len(call.args["weights"]) // (layers * count)
     finals: list[list[str]] = [[] for _ in states]
@@ -35,7 +39,7 @@ def _layers(call: Call) -> list[str]:
         ]
         initial = [_part(call, state, layer, count, layers) for state in starts]
         parts = _parts(call, mode, weights, bool(call.args["biases"]))
-        y, *last = _node(call, x, parts, initial, _name(call, layer, layers))
+        y, *last = _node(call, x, parts, initial, _name(call, layer, layers), lengths)
         for kept, value in zip(finals, last, strict=False):
             kept.append(value)
         x = _joined(call, y, parts)
@@ -79,10 +83,15 @@ def _cell(call: Call) -> list[str]:
 
 
 def _node(
-    call: Call, x: str, parts: RecurrentParts, initial: list[str | None], title: str
+    call: Call,
+    x: str,
+    parts: RecurrentParts,
+    initial: list[str | None],
+    title: str,
+    lengths: str = "",
 ) -> list[str]:
     """Add one Recurrent node on ``x`` [T, N, I]; return Y, Y_h and, of an LSTM, Y_c."""
-    inputs = [x, *_constants(call, parts), "", *(state or "" for state in initial)]
+    inputs = [x, *_constants(call, parts), lengths, *(state or "" for state in initial)]
     if parts.projection is not None:
         inputs += [""] * (8 - len(inputs))
         inputs.append(_kept(call, parts.projection, "projection"))
@@ -151,4 +160,5 @@ def _packed(mode: str, ways: list[list[Array]], biases: bool) -> RecurrentParts:
 
 
 LOWER["gruengine.recurrent.default"] = _layers
+LOWER["gruengine.packed.default"] = _layers
 LOWER["gruengine.cell.default"] = _cell

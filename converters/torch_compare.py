@@ -33,6 +33,7 @@ class Comparison:
         self.module, self.traced, self.spec = module, traced, spec
         leaves, self.tree = _pytree.tree_flatten((traced.args, traced.kwargs))
         self.leaves = list(leaves)
+        self.failed: Mapping[str, int] = {}  # other sizes than the example's
         # Inputs of the graph that are no arguments are states in buffers.
         ports = {port.name: port for port in spec.graph.inputs}
         names = [str(name) for name in traced.program.graph_signature.user_inputs]
@@ -50,6 +51,7 @@ class Comparison:
         for sizes in self._probes():
             text = self._differs(sizes)
             if text:
+                self.failed = sizes
                 return text
         return ""
 
@@ -105,6 +107,10 @@ class Comparison:
         example = self._example()
         ranges = self._ranges()
         count = 0
+        # torch may not tie the batch of lengths to that of what is packed.
+        for size in sorted(set(example.values())) if self.traced.packs else ():
+            for value in (size + 1, 2 * size):
+                yield {name: value if one == size else one for name, one in example.items()}
         for name, size in example.items():
             low, high = ranges.get(name, (0, None))
             wanted = [1, 2, size + 1, 2 * size, low - 1, low, *([] if high is None else [high + 1])]
@@ -128,6 +134,34 @@ class Comparison:
                     ranges[dim] = (int(found.lower), high)
         return ranges
 
+    def _promised(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether sizes are within the ranges that torch assumed."""
+        ranges = self._ranges()
+        return all(
+            low <= size and (high is None or size <= high)
+            for name, size in sizes.items()
+            for low, high in [ranges.get(name, (0, None))]
+        )
+
+    def wider(self) -> tuple[Any, Any] | None:
+        """Return the arguments with what failed and is 1 in the example twice, None if nothing is.
+
+        torch takes a size of 1 for a constant in places; the module must run them.
+        """
+        from torch.utils import _pytree
+
+        sizes = self._example()
+        ones = {name: 2 for name, size in sizes.items() if size == 1 != self.failed.get(name, 1)}
+        leaves = self._resized({**sizes, **ones}) if ones else None
+        if leaves is None:
+            return None
+        try:
+            self._run(leaves)
+        except Exception:  # whatever the user's forward raises
+            return None
+        args, kwargs = _pytree.tree_unflatten(leaves, self.tree)
+        return args, kwargs
+
     # -- one run ----------------------------------------------------------------------------------
 
     def _differs(self, sizes: Mapping[str, int]) -> str:
@@ -140,15 +174,25 @@ class Comparison:
             with np.errstate(all="ignore"):
                 found = run_graph(self.spec.graph, self.spec.tensors, inputs)
         except (GruEngineError, ValueError) as error:
-            # Another size may be refused; the example may not.
-            return "" if sizes else f"the graph cannot run the example: {error}"
+            if not sizes:
+                return f"the graph cannot run the example: {error}"
+            found, failure = None, error
         try:
             expected = self._run(leaves)
         except Exception as error:  # whatever the user's forward raises
             return "" if sizes else f"the module fails on the example: {error}"
         text = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        if found is None:
+            # What torch did not promise may be refused.
+            return f"the graph cannot run {text}: {failure}" if self._promised(sizes) else ""
         for port, want in zip(self.spec.graph.outputs, expected, strict=False):
-            if want is not None and not _close(found[port.name], _numpy(want), _tolerance(want)):
+            if want is None:
+                continue
+            right, value = _numpy(want), found[port.name]
+            if self.traced.packs and value.ndim == right.ndim:
+                # An unpacked sequence ends for the module with its longest row.
+                value = value[tuple(slice(size) for size in right.shape)]
+            if not _close(value, right, _tolerance(want)):
                 place = f"with {text}" if text else "on the example"
                 return f"{port.name} differs from the module's {place}"
         return ""

@@ -16,6 +16,7 @@ import numpy as np
 
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.torch_compare import Comparison
+from gruengine.converters.torch_packed import NOTE
 from gruengine.converters.torch_program import Program, is_known
 from gruengine.converters.torch_trace import LEVELS, TraceError, free_sizes, trace
 from gruengine.errors import GruEngineError, InvalidTypeError
@@ -65,9 +66,10 @@ def read_exported(
         raise ConversionError(name, reasons)
     args, kwargs = _examples(example_inputs)
     levels = LEVELS if dynamic_shapes is None else ("given",)
-    note = ""
-    for level in levels:
-        last = level == levels[-1]
+    note, widened, queue = "", False, list(levels)
+    while queue:
+        level = queue.pop(0)
+        last = not queue
         shapes = dynamic_shapes
         if dynamic_shapes is None:
             shapes = free_sizes(module, args, kwargs, level)
@@ -89,12 +91,22 @@ def read_exported(
         problem = comparison.problem()
         if not problem:
             break
+        wider = None if widened or dynamic_shapes is not None else comparison.wider()
+        if wider is not None:
+            (args, kwargs), widened = wider, True
+            queue.insert(0, level)
+            continue
         if last:
             why = "the graph must compute what the module computes"
+            if traced.packs:
+                problem = f"a packed sequence: {problem}"
+                why = "rows of packed data are used one by one, and unpacked"
             raise ConversionError(name, [Reason("", problem, why)])
         note = f"fewer sizes are free: {problem}"
     if note:
         program.report.warnings.append(note)
+    if traced.packs:
+        program.report.warnings.append(NOTE)
     spec.parity = comparison.sample()
     arguments = comparison.arguments()
     if arguments is not None:

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gruengine.converters import torch_packed
 from gruengine.converters.base import Reason
+from gruengine.converters.torch_packed import unchecked
 
 #: How often an operator that is not known may be taken apart into others.
 ROUNDS = 4
@@ -52,12 +54,14 @@ class Traced:
     """What ``torch.export`` gave: the program, and what it was traced with.
 
     problems : what the forward does that a graph cannot hold
+    packs : it packs sequences
     """
 
     program: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     problems: list[Reason] = field(default_factory=list)
+    packs: bool = False
 
 
 def trace(
@@ -86,7 +90,7 @@ def trace(
     for oblivious in (True, False) if shapes is not None else (False,):
         mode = _mode()
         try:
-            with _quiet() as caught, _sizes_of_one(oblivious), mode:
+            with _quiet() as caught, _sizes_of_one(oblivious), unchecked(module), mode:
                 program = _export(module, args, dict(kwargs), shapes)
             with _quiet():
                 program = _decomposed(program, known)
@@ -95,7 +99,8 @@ def trace(
                 raise TraceError(list(mode.reasons), True) from None
             failure = error
             continue
-        return Traced(program, args, dict(kwargs), mode.reasons + _assigned(caught))
+        problems = mode.reasons + _assigned(caught)
+        return Traced(program, args, dict(kwargs), problems, mode.packs.used)
     assert failure is not None
     raise TraceError([_as_reason(failure)], False) from failure
 
@@ -231,6 +236,7 @@ def _library() -> Any:
     library = torch.library.Library("gruengine", "FRAGMENT")
     library.define("recurrent" + _SCHEMA)
     library.define("cell" + _CELL_SCHEMA)
+    library.define("packed" + torch_packed.SCHEMA)
 
     def recurrent(
         cell: str,
@@ -260,6 +266,7 @@ def _library() -> Any:
 
     torch.library.register_fake("gruengine::recurrent", recurrent, lib=library)
     torch.library.register_fake("gruengine::cell", one_step, lib=library)
+    torch.library.register_fake("gruengine::packed", torch_packed.fake, lib=library)
     return library
 
 
@@ -277,21 +284,24 @@ def _mode() -> Any:
     _library()
     layers = {getattr(torch._VF, name): cell for name, cell in LAYERS.items()}
     cells = {getattr(torch._VF, name): cell for name, cell in CELLS.items()}
-    packing = (torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence)
+    pack, pad = torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence
 
     class Whole(TorchFunctionMode):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.reasons: list[Reason] = []
+            self.packs = torch_packed.Packs()
 
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if func in packing or (func in layers and isinstance(args[3], (list, tuple))):
-                self.reasons.append(
-                    Reason("", "a packed sequence", "padded sequences, with a mask where it counts")
-                )
-                raise NotImplementedError("packed sequence")
+            packed = func in layers and isinstance(args[3], (list, tuple))
+            if func is pack or packed or self.packs.holds(args):
+                try:
+                    return self._packed(func, args, kwargs or {})
+                except NotImplementedError as error:
+                    self.reasons.append(torch_packed.reason(error))
+                    raise
             if func in layers:
                 return _layer(layers[func], *args, **(kwargs or {}))
             if func in cells:
@@ -299,6 +309,16 @@ def _mode() -> Any:
             if func is torch.max_pool1d:
                 return _max_pool1d(*args, **(kwargs or {}))
             return func(*args, **(kwargs or {}))
+
+        def _packed(self, func: Any, args: Any, kwargs: Any) -> Any:
+            if func is pack:
+                return self.packs.pack(*args, **kwargs)
+            if func in layers:
+                return self.packs.layer(layers[func], args)
+            found = self.packs.of(args[1]) if func is pad else None
+            if found is not None:
+                return self.packs.pad(args[0], found, *args[2:], **kwargs)
+            return self.packs.call(func, args, kwargs)
 
     return Whole()
 

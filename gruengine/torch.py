@@ -61,9 +61,10 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
     Weights are converted at once, and again when torch says that a parameter has changed. Changes
     through ``parameter.data`` are found by comparing a few elements; if one could be missed, call
     ``accelerate`` again. Calls that the engine cannot take run the module's own forward, with one
-    warning for each reason: gradients of a cell are wanted, dropout is active without gradients,
-    another dtype or device. Gradients of layers are computed by the engine, once for each forward
-    pass; those of gradients are not.
+    warning for each reason: gradients of a cell are wanted (packing its weights anew for each step
+    costs more than the step), dropout is active without gradients, another dtype or device.
+    Gradients of layers are computed by the engine, once for each forward pass; those of gradients
+    are not.
     ``revert`` before scripting or symbolic tracing.
     """
     _check_module(module)
@@ -242,10 +243,10 @@ def _computed(module: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _wants_gradients(module: Any, tensors: tuple[Any, ...]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
     given = (*tensors, *module._parameters.values())
-    return torch.is_grad_enabled() and any(
-        isinstance(one, torch.Tensor) and one.requires_grad for one in given
-    )
+    return any(isinstance(one, torch.Tensor) and one.requires_grad for one in given)
 
 
 def _fits(module: Any, x: Any, h: Any, c: Any) -> bool:

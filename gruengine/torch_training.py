@@ -4,6 +4,8 @@
 # Imported by gruengine.torch alone: `import gruengine` needs no torch.
 from __future__ import annotations
 
+import functools
+import json
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,12 @@ def run(module: Any, kind: str, threads: int, x: Any, h: Any, c: Any, lengths: A
     return x, torch.cat(after_h), torch.cat(after_c) if after_c else None
 
 
+@functools.lru_cache(maxsize=64)
+def _engine(attributes: str, inputs: int, hidden: int, threads: int) -> RecurrentTraining:
+    """Return an engine; it keeps nothing of a pass, so that all modules of its sizes share it."""
+    return RecurrentTraining(json.loads(attributes), inputs, hidden, threads)
+
+
 class _Part:
     """One layer of a module: its parameters, and the engine that trains it."""
 
@@ -57,7 +65,7 @@ class _Part:
         self.names = torch_spec.kinds_of(module)
         self.parameters = [module._parameters[name + way] for way in ways for name in self.names]
         attrs = torch_spec.attributes_of(module, kind, len(ways))
-        self.engine = RecurrentTraining(dict(attrs), inputs, self.hidden, threads)
+        self.engine = _engine(json.dumps(attrs), inputs, self.hidden, threads)
         self.lengths = None if lengths is None else lengths.numpy()
 
     def operands(self, arrays: list[Array]) -> dict[str, Array]:
