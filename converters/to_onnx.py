@@ -18,6 +18,7 @@ from gruengine.converters import gates
 from gruengine.converters.base import ConversionError, Reason
 from gruengine.converters.onnx_recurrent import PARAMETERS
 from gruengine.converters.protobuf_write import MAX_BYTES, Writer
+from gruengine.converters.weight_layers import variants_of
 from gruengine.reference_shape import ONNX_DTYPES
 from gruengine.spec import Attr, Graph, ModelSpec, Node, Port
 
@@ -260,6 +261,8 @@ class _Exporter:
         inputs = [*node.inputs, *[""] * (9 - len(node.inputs))]
         if inputs[8]:
             self._refuse(node.name, "a projection", "ONNX's LSTM has none")
+        for what in variants_of(node):
+            self._refuse(node.name, what, "ONNX's recurrent operators have none")
         written: dict[str, Attr] = {
             "direction": str(attrs["direction"]),
             "hidden_size": attrs["hidden_size"],

@@ -180,6 +180,8 @@ class _Finder:
         inputs = [*node.inputs, *[""] * (9 - len(node.inputs))]
         arrays = {key: self._take(inputs[place]) if inputs[place] else None
                   for key, place in (("W", 1), ("R", 2), ("B", 3), ("P", 7), ("K", 8))}  # fmt: skip
+        for what in variants_of(node):
+            self._refuse(node.name, what, "no cell of PyTorch or Keras has it")
         is_cell = self._is_cell(inputs)
         name, layer = self._place(node, is_cell)
         self.placed.add((name, layer))
@@ -221,3 +223,11 @@ def _constants(node: Node) -> Iterator[str]:
         if isinstance(value, Graph):
             for inner in value.nodes:
                 yield from _constants(inner)
+
+
+def variants_of(node: Node) -> list[str]:
+    """Return what surrounds the cell of a ``Recurrent`` node, in words; other formats have none."""
+    names = ("full gate recurrence", "layer normalisation", "skipped steps")
+    found = [name for name, given in zip(names, node.inputs[9:], strict=False) if given]
+    zoneout: Any = node.attrs.get("zoneout", [])
+    return [*found, *(["zoneout"] if any(zoneout) else [])]

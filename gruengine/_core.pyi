@@ -78,6 +78,12 @@ class RecurrentTraining:
         h0: _Array | None = ...,
         c0: _Array | None = ...,
         lengths: _Array | None = ...,
+        gate_recurrence: _Array | None = ...,
+        norm: _Array | None = ...,
+        skip: _Array | None = ...,
+        recurrent_mask: _Array | None = ...,
+        keep_h: _Array | None = ...,
+        keep_c: _Array | None = ...,
     ) -> tuple[_Array, _Array, _Array | None, RecurrentTape]: ...
     def backward(
         self,
@@ -90,6 +96,9 @@ class RecurrentTraining:
         _Array | None,
         _Array,
         _Array,
+        _Array | None,
+        _Array | None,
+        _Array | None,
         _Array | None,
         _Array | None,
         _Array | None,

@@ -18,8 +18,6 @@ from gruengine.losses import Loss, loss_of
 from gruengine.sequential_training import prepare, split_states
 from gruengine.training_core import recurrent_training
 
-OPERANDS = ("W", "R", "B", "P", "projection")
-
 
 def gradient_flow(
     net: Sequential,
@@ -126,13 +124,13 @@ class _Unrolled:
         self.tapes: list[list[Any]] = []
         outputs, last = [], []
         for d in range(self.layer.directions):
-            own = [self.operands[k][d : d + 1] if k in self.operands else None for k in OPERANDS]
+            own = {key: value[d : d + 1] for key, value in self.operands.items()}
             h = None if self.state is None else np.ascontiguousarray(self.state.h[d : d + 1])
             c = None if self.state is None or self.state.c is None else self.state.c[d : d + 1]
             y = np.zeros((T, N, self.layer.output_size), np.float32)
             tapes: list[Any] = [None] * T
             for t in reversed(range(T)) if d else range(T):
-                step, h, c, tapes[t] = self.core.forward(x[t : t + 1], *own, h, c, None)
+                step, h, c, tapes[t] = self.core.forward(x[t : t + 1], **own, h0=h, c0=c)
                 y[t] = step[0]
             outputs.append(y)
             last.append(y[0 if d else -1])
@@ -182,9 +180,10 @@ def record_gates(
     dict of str to dict of str to ndarray ``[T, N, H]``
         By the name of the layer (as in :func:`gradient_flow`), then by letter: LSTM ``i``, ``o``,
         ``f``, the candidate ``g``, the cell ``c`` and the output ``h`` (``[T, N, K]``); GRU ``z``,
-        ``r``, the candidate ``n`` and ``h``; RNN ``h``.
+        ``r``, the candidate ``n`` and ``h``; RNN ``h``. With ``skip`` also ``u`` ``[T, N, 1]``: 1
+        where the state was updated.
     """
-    from gruengine.reference_backward import cells_of
+    from gruengine.reference_record import recorders_of
 
     value = prepare(net, x)
     value = value.swapaxes(0, 1) if net.batch_first else value
@@ -194,9 +193,8 @@ def record_gates(
             value, _, _ = layer.begin_update(value, None, Pass(training=False))
             continue
         for level in range(layer.num_layers):
-            operands = (layer.operands(level).get(key) for key in OPERANDS)
-            weights = [None if a is None else a.astype(np.float64) for a in operands]
-            cells = cells_of(layer.node_attributes(), *weights)  # type: ignore[arg-type]
+            operands = {k: v.astype(np.float64) for k, v in layer.operands(level).items()}
+            cells = recorders_of(layer.node_attributes(), operands)
             start = None if share is None else share[level]
             name, outputs = layer.name + suffix_of(level), []
             for d, cell in enumerate(cells):
@@ -215,17 +213,14 @@ def _record(cell: Any, x: Array, layer: Recurrent, start: Any, d: int) -> dict[s
     """Run one direction and keep every letter of its steps."""
     T, N, _ = x.shape
     h = np.zeros((N, layer.output_size)) if start is None else start.h[d].astype(np.float64)
-    c = np.zeros((N, layer.units))
+    c = np.zeros((N, layer.state_size))
     if start is not None and start.c is not None:
         c = start.c[d].astype(np.float64)
     kept: dict[str, Array] = {}
     for t in reversed(range(T)) if d else range(T):
-        step = cell.whole_step(np.asarray(x[t], np.float64), h, c)
-        h, c = step.h, getattr(step, "c", c)
-        for letter in ("i", "o", "f", "g", "c", "z", "r", "n", "h"):
-            value = getattr(step, letter, None)
-            if value is not None:
-                kept.setdefault(letter, np.zeros((T, *value.shape)))[t] = value
+        letters, h, c = cell(np.asarray(x[t], np.float64), h, c)
+        for letter, value in letters.items():
+            kept.setdefault(letter, np.zeros((T, *value.shape)))[t] = value
     return kept
 
 

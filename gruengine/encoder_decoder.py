@@ -13,6 +13,7 @@ from gruengine.errors import InvalidInputError
 from gruengine.layer_base import Array, Backprop, Pass, States
 from gruengine.layer_recurrent import Recurrent
 from gruengine.layers import Sequential
+from gruengine.recurrent_checks import state_size
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
 PARTS = ("encoder", "decoder")
@@ -42,8 +43,8 @@ class EncoderDecoder:
         kinds = [_states_of(net) for net in (encoder, decoder)]
         if kinds[0] != kinds[1] or encoder.batch_first != decoder.batch_first:
             raise InvalidInputError(
-                f"states of the encoder are {kinds[0]}, of the decoder {kinds[1]} (cell, H, K, D); "
-                "they must be equal, as must batch_first"
+                f"states of the encoder are {kinds[0]}, of the decoder {kinds[1]} "
+                "(cell, H, K, C, D); they must be equal, as must batch_first"
             )
         for part, net in zip(PARTS, (encoder, decoder), strict=True):
             for layer in net.layers:
@@ -138,8 +139,7 @@ class EncoderDecoder:
                 if node.op == "Recurrent" and part == "encoder":
                     outputs += [""] * (3 - len(outputs))
                     outputs[1] = outputs[1] or f"{named(node.name)}.last_h"
-                    lstm = node.attrs["cell"] == "lstm"
-                    outputs[2] = f"{named(node.name)}.last_c" if lstm else ""
+                    outputs[2] = f"{named(node.name)}.last_c" if state_size(node) else ""
                     states.append((outputs[1], outputs[2]))
                 elif node.op == "Recurrent":
                     inputs += [""] * (7 - len(inputs))
@@ -157,9 +157,9 @@ def _whole(run: Pass) -> Pass:
     return replace(run, lengths=None)
 
 
-def _states_of(net: Sequential) -> list[tuple[str, int, int, int]]:
+def _states_of(net: Sequential) -> list[tuple[str, int, int, int, int]]:
     return [
-        (layer.cell, layer.units, layer.output_size, layer.directions)
+        (layer.cell, layer.units, layer.output_size, layer.state_size, layer.directions)
         for layer in net.layers
         if isinstance(layer, Recurrent)
         for _ in range(layer.num_layers)

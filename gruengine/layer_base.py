@@ -103,7 +103,10 @@ class GraphBuilder:
 
 
 class State(NamedTuple):
-    """The state of one recurrent layer: ``h`` [D, N, K] and, of an LSTM, ``c`` [D, N, H].
+    """The state of one recurrent layer: ``h`` [D, N, K] and, where it has one, ``c`` [D, N, C].
+
+    ``c`` is the cell of an LSTM (C = H), then, with ``full_gates``, its gates i, o, f (3 * H
+    more), then, with ``skip``, what the next update of the state still lacks (1 more).
 
     A gradient by a state has the same form.
     """

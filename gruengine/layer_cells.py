@@ -7,14 +7,14 @@ Letters and the order of gates: see ``layer_recurrent.py``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gruengine.errors import InvalidInputError
 from gruengine.initializers import Chrono, glorot_uniform
 from gruengine.layer_base import Array, one_of, positive
-from gruengine.layer_recurrent import Options, Recurrent, suffix_of
+from gruengine.layer_recurrent import Options, Recurrent
 from gruengine.spec import Attr
 
 if TYPE_CHECKING:
@@ -22,6 +22,27 @@ if TYPE_CHECKING:
 
 #: Names of gates -> letters of the operator's order.
 GATE_LETTERS = {"input": "i", "output": "o", "forget": "f"}
+#: The variants of the literature, as options of :class:`LSTM`. Greff et al. 2017: V is vanilla, of
+#: which each other lacks one thing (NIG, NFG, NOG: a gate; NIAF, NOAF: an activation; NP:
+#: peepholes), couples the input and the forget gate (CIFG) or has full gate recurrence (FGR).
+LSTM_VARIANTS: dict[str, dict[str, Any]] = {
+    "V": {"peepholes": True},
+    "NIG": {"peepholes": True, "without": ("input",)},
+    "NFG": {"peepholes": True, "without": ("forget",)},
+    "NOG": {"peepholes": True, "without": ("output",)},
+    "NIAF": {"peepholes": True, "input_activation": "linear"},
+    "NOAF": {"peepholes": True, "output_activation": "linear"},
+    "NP": {},
+    "CIFG": {"peepholes": True, "coupled": True},
+    "FGR": {"peepholes": True, "full_gates": True},
+    "1997": {"without": ("forget",)},  # Hochreiter and Schmidhuber
+    "1999": {},  # Gers et al.: with a forget gate
+    "2000": {"peepholes": True},  # Gers and Schmidhuber
+    "LN": {"layer_norm": True},  # Ba et al. 2016
+    "zoneout": {"zoneout": (0.05, 0.5)},  # Krueger et al. 2016, the rates of their Penn Treebank
+    "skip": {"skip": True},  # Campos et al. 2018
+}
+
 # A pre-activation whose sigmoid is 1 in float32 and float64, with a derivative of zero.
 OPEN = 64.0
 
@@ -58,6 +79,8 @@ class LSTM(Recurrent):
         c' = f c + i tanh(W_c x + R_c h + b_c)      o = sigmoid(W_o x + R_o h + p_o c' + b_o)
         h' = projection (o tanh(c'))
 
+    :data:`LSTM_VARIANTS` has the variants of the literature by name: ``LSTM.named("CIFG", 64)``.
+
     Parameters
     ----------
     units : int
@@ -70,6 +93,20 @@ class LSTM(Recurrent):
     without : sequence of {"input", "forget", "output"}
         Gates that are always 1 and have no weights (NIG, NFG, NOG of Greff et al. 2017);
         ``without=["forget"]`` is the LSTM of 1997.
+    full_gates : bool
+        The gates are fed by the gates of the step before (FGR of Greff et al. 2017): with
+        u = [i, o, f] before, ``[a_i, a_o, a_f] += F u``, where a are what sigmoid is given.
+        Parameter ``gate_recurrence`` F ``[D, 3*H, 3*H]``.
+    layer_norm : bool
+        Layer normalisation (Ba et al. 2016, supplement, equations 20 to 22): with
+        n(v) = (v - mean(v)) / sqrt(var(v) + epsilon) over all gates at once::
+
+            a = gain_x n(W x) + gain_h n(R h) + b      h' = projection (o tanh(gain_c n(c') + s_c))
+
+        Parameter ``norm`` ``[D, 10*H]``: gain_x, gain_h (4*H each), gain_c, s_c. The shifts of the
+        two products would add to b and have no parameters of their own.
+    norm_epsilon : float
+        Its epsilon.
     input_activation, output_activation : {"tanh", "linear"}
         Of the candidate and of the cell on its way out (NIAF, NOAF of Greff et al. 2017).
     forget_bias : float or Chrono
@@ -90,6 +127,9 @@ class LSTM(Recurrent):
         coupled: bool = False,
         projection: int | None = None,
         without: Sequence[str] = (),
+        full_gates: bool = False,
+        layer_norm: bool = False,
+        norm_epsilon: float = 1e-5,
         input_activation: str = "tanh",
         output_activation: str = "tanh",
         forget_bias: float | Chrono = 1.0,
@@ -109,6 +149,18 @@ class LSTM(Recurrent):
         self.input_activation = one_of("input_activation", input_activation, ("tanh", "linear"))
         self.output_activation = one_of("output_activation", output_activation, ("tanh", "linear"))
         self.forget_bias = forget_bias
+        self.full_gates, self.layer_norm = bool(full_gates), bool(layer_norm)
+        self.norm_epsilon = float(norm_epsilon)
+        if not 0 < self.norm_epsilon < float("inf"):
+            raise InvalidInputError(f"norm_epsilon is {norm_epsilon!r}; it must be positive")
+        linear = "linear" in (self.input_activation, self.output_activation)
+        if (self.full_gates or self.layer_norm) and (
+            self.without or self.coupled or self.clip or linear
+        ):
+            raise InvalidInputError(
+                "full_gates and layer_norm need all gates, tanh and no clip: they exclude without, "
+                "coupled, clip and linear activations"
+            )
         absent = {GATE_LETTERS[gate] for gate in self.without} | ({"f"} if self.coupled else set())
         self.kept = [letter for letter in "iofc" if letter not in absent]
         self.gates = len(self.kept)
@@ -118,13 +170,39 @@ class LSTM(Recurrent):
         """K."""
         return self.projection or self.units
 
+    @property
+    def state_size(self) -> int:
+        """C."""
+        return super().state_size + (3 * self.units if self.full_gates else 0)
+
+    @classmethod
+    def named(cls, name: str, units: int, **options: Any) -> LSTM:
+        """Return the variant of this name of :data:`LSTM_VARIANTS`.
+
+        Parameters
+        ----------
+        name : str
+        units : int
+        **options
+            Of the constructor; they win over those of the variant.
+
+        Raises
+        ------
+        InvalidInputError
+            A name that is not in the table.
+        """
+        one_of("name", name, tuple(LSTM_VARIANTS))
+        return cls(units, **{**LSTM_VARIANTS[name], **options})
+
     def attributes(self) -> dict[str, Attr]:
         """See Recurrent."""
         names = {"tanh": "Tanh", "linear": "Affine"}
         g, h = names[self.input_activation], names[self.output_activation]
+        epsilon: dict[str, Attr] = {"norm_epsilon": self.norm_epsilon} if self.layer_norm else {}
         return {
             "activations": ["Sigmoid", g, h] * self.directions,
             "coupled": int(self.coupled),
+            **epsilon,
         }
 
     def _start(self, size: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -135,6 +213,10 @@ class LSTM(Recurrent):
             params["P"] = rng.uniform(-limit, limit, count * H).astype(np.float32)
         if self.projection is not None:
             params["projection"] = glorot_uniform(rng, self.projection, H)
+        if self.full_gates:
+            params["gate_recurrence"] = glorot_uniform(rng, 3 * H, 3 * H)
+        if self.layer_norm:
+            params["norm"] = np.repeat(np.array([1, 0], np.float32), (9 * H, H))
         return params
 
     def _start_biases(self, b: Array, rng: np.random.Generator) -> None:
@@ -152,10 +234,6 @@ class LSTM(Recurrent):
     def operands(self, layer: int) -> dict[str, Array]:
         """See Recurrent; a gate without weights gets zeros, or a bias that keeps it open."""
         found = super().operands(layer)
-        suffix = suffix_of(layer)
-        for key in ("P", "projection"):
-            if key + suffix in self.params:
-                found[key] = self.params[key + suffix]
         if self.gates < 4:
             b, second = (self._spread(half, "iofc") for half in np.split(found["B"], 2, axis=1))
             for gate in self.without:
@@ -170,7 +248,6 @@ class LSTM(Recurrent):
 
     def add_gradients(self, layer: int, found: dict[str, Array]) -> None:
         """See Recurrent."""
-        suffix = suffix_of(layer)
         if self.gates < 4:
             found = dict(found)
             found["B"] = self._gather(found["B"][:, : 4 * self.units], "iofc")
@@ -178,9 +255,6 @@ class LSTM(Recurrent):
                 if key in found:
                     found[key] = self._gather(found[key], letters)
         super().add_gradients(layer, found)
-        for key in ("P", "projection"):
-            if key + suffix in self.params:
-                self.accumulate(key + suffix, found[key])
 
     def _rows(self, letters: str) -> Array:
         """Where the rows of the kept gates stand among those of ``letters``."""
@@ -262,9 +336,11 @@ class GRU(Recurrent):
         found = {}
         for key, value in self.params.items():
             turned = value.copy()
+            found[key] = turned
+            if key.startswith("skip"):
+                continue
             blocks = turned.reshape(
                 value.shape[0], self.biases if key[0] == "b" else 1, 3, self.units, -1
             )
             blocks[:, :, 0] *= -1
-            found[key] = turned
         return found

@@ -12,7 +12,7 @@ from typing import TypedDict
 import numpy as np
 
 from gruengine.errors import InvalidInputError
-from gruengine.initializers import Initializer, start
+from gruengine.initializers import Initializer, glorot_uniform, start
 from gruengine.layer_base import (
     Array,
     Backprop,
@@ -25,6 +25,9 @@ from gruengine.layer_base import (
 )
 from gruengine.spec import Attr, Node
 
+#: What a layer may have beside W, R and biases, as parameters and as inputs of its node, in order.
+EXTRAS = ("P", "projection", "gate_recurrence", "norm", "skip")
+
 
 class Options(TypedDict, total=False):
     """The options that every recurrent layer takes: see :class:`Recurrent`."""
@@ -36,6 +39,9 @@ class Options(TypedDict, total=False):
     clip: float
     dropout: float
     recurrent_dropout: float
+    zoneout: float | tuple[float, float]
+    skip: bool
+    skip_cost: float
     input_init: Initializer
     recurrent_init: Initializer
     name: str | None
@@ -63,8 +69,27 @@ class Recurrent(Layer):
     dropout : float
         In training, of the outputs between the layers of the stack.
     recurrent_dropout : float
-        In training, of what the recurrent product sees of ``h``: one mask for all steps (Gal and
-        Ghahramani 2016) and all rows of the batch.
+        In training, of what the recurrent product sees of ``h``: for each row of the batch one
+        mask for all steps (Gal and Ghahramani 2016).
+    zoneout : float, or two of them for h and c of an LSTM
+        In training each unit keeps its old h (and c) at a step with this probability; in inference
+        that share of the old and the rest of the new value are added (Krueger et al. 2016)::
+
+            h' = m_h h + (1 - m_h) h~        c' = m_c c + (1 - m_c) c~
+
+        with h~, c~ what the cell gives, m random bits in training and the probabilities else.
+    skip : bool
+        The layer learns which steps to skip (Campos et al. 2018: Skip RNN, Skip LSTM, Skip GRU);
+        inference leaves out the work of a skipped step::
+
+            u   = 1 if p~ >= 1/2 else 0              s'  = u S(s, x) + (1 - u) s
+            p   = sigmoid(w h' + b)                  p~' = u p + (1 - u) (p~ + min(p, 1 - p~))
+
+        s is h (and c); p~ starts at 1. Backward, du/dp~ is taken for 1 (straight through).
+        Parameter ``skip`` ``[D, K + 1]``: w, then b, which starts at 1. Not with ``zoneout``.
+    skip_cost : float
+        In training the gradient is that of the loss plus this for each update of each row, over
+        the number of rows; the loss that is reported does not hold it.
     input_init, recurrent_init : str or function
         How W and R start: a name of :data:`gruengine.initializers.INITIALIZERS`, or a function of
         a generator, rows and columns.
@@ -73,7 +98,7 @@ class Recurrent(Layer):
     -----
     Parameters of layer l (suffix ``_l1``, ``_l2``, ... from the second on): ``W`` ``[D, G*H, I]``,
     ``R`` ``[D, G*H, K]``, ``b`` ``[D, G*H]`` (``[D, 2*G*H]`` where the recurrent product has its
-    own bias), and, where they are asked for, ``P`` and ``projection``.
+    own bias), and, where they are asked for, those of ``EXTRAS``.
     """
 
     cell = ""
@@ -91,6 +116,9 @@ class Recurrent(Layer):
         clip: float = 0.0,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        skip: bool = False,
+        skip_cost: float = 0.0,
         input_init: Initializer = "glorot",
         recurrent_init: Initializer = "orthogonal",
         name: str | None = None,
@@ -107,6 +135,12 @@ class Recurrent(Layer):
             if not 0 <= rate < 1:
                 raise InvalidInputError(f"{key} is {rate!r}; it must be at least 0 and below 1")
         self.dropout, self.recurrent_dropout = float(dropout), float(recurrent_dropout)
+        self.zoneout = self._shares(zoneout)
+        self.skip, self.skip_cost = bool(skip), float(skip_cost)
+        if not 0 <= skip_cost < float("inf") or (skip_cost and not skip):
+            raise InvalidInputError(f"skip_cost is {skip_cost!r}; it must be 0, or more with skip")
+        if self.skip and any(self.zoneout):
+            raise InvalidInputError("skip and zoneout exclude each other")
         self.residual = bool(residual)
         if self.residual and not self.return_sequences:
             raise InvalidInputError("residual=True needs return_sequences=True")
@@ -121,6 +155,22 @@ class Recurrent(Layer):
     def output_size(self) -> int:
         """K."""
         return self.units
+
+    @property
+    def state_size(self) -> int:
+        """C, the size of the state c; 0 where there is none."""
+        return (self.units if self.cell == "lstm" else 0) + self.skip
+
+    def _shares(self, zoneout: float | tuple[float, float]) -> tuple[float, float]:
+        """Return the probabilities with which h and c are kept."""
+        lstm = self.cell == "lstm"
+        pair = zoneout if isinstance(zoneout, tuple) else (zoneout, zoneout if lstm else 0.0)
+        if len(pair) != 2 or not all(0 <= p < 1 for p in pair) or (pair[1] and not lstm):
+            raise InvalidInputError(
+                f"zoneout is {zoneout!r}; it must be at least 0 and below 1, or two such numbers "
+                "for h and c of an LSTM"
+            )
+        return float(pair[0]), float(pair[1])
 
     # -- parameters -------------------------------------------------------------------------------
 
@@ -141,11 +191,14 @@ class Recurrent(Layer):
 
     def _start(self, size: int, rng: np.random.Generator) -> dict[str, Array]:
         rows = self.gates * self.units
-        return {
+        params = {
             "W": start(self.input_init, "input_init", rng, rows, size),
             "R": start(self.recurrent_init, "recurrent_init", rng, rows, self.output_size),
             "b": np.zeros(self.biases * rows, np.float32),
         }
+        if self.skip:
+            params["skip"] = np.append(glorot_uniform(rng, 1, self.output_size), np.float32(1))
+        return params
 
     # -- graph ------------------------------------------------------------------------------------
 
@@ -159,19 +212,24 @@ class Recurrent(Layer):
         b = self.params["b" + suffix]
         if self.biases == 1:
             b = np.concatenate([b, np.zeros_like(b)], axis=1)
-        return {"W": self.params["W" + suffix], "R": self.params["R" + suffix], "B": b}
+        found = {"W": self.params["W" + suffix], "R": self.params["R" + suffix], "B": b}
+        return found | {
+            key: self.params[key + suffix] for key in EXTRAS if key + suffix in self.params
+        }
 
     def node_attributes(self) -> dict[str, Attr]:
         """Return every attribute of the Recurrent node."""
         own = self.attributes()
         names = own["activations"]
         assert isinstance(names, list)
+        zoneout: dict[str, Attr] = {"zoneout": [*self.zoneout]} if any(self.zoneout) else {}
         return {
             "cell": self.cell,
             "hidden_size": self.units,
             "direction": "bidirectional" if self.bidirectional else "forward",
             "clip": self.clip,
             **own,
+            **zoneout,
             # Affine is the identity here; the others take no numbers.
             "activation_alpha": [1.0 if name == "Affine" else 0.0 for name in names],
             "activation_beta": [0.0] * len(names),
@@ -186,6 +244,9 @@ class Recurrent(Layer):
         self.accumulate("W" + suffix, found["W"])
         self.accumulate("R" + suffix, found["R"])
         self.accumulate("b" + suffix, found["B"][:, :rows])
+        for key in EXTRAS:
+            if key + suffix in self.params:
+                self.accumulate(key + suffix, found[key])
 
     def begin_update(
         self, x: Array, state: States | None = None, run: Pass | None = None
@@ -211,7 +272,7 @@ class Recurrent(Layer):
     def _emit_layer(self, graph: GraphBuilder, flow: Flow, layer: int, sequences: bool) -> Flow:
         base = self.name + suffix_of(layer)
         constants = {k: graph.constant(f"{base}.{k}", v) for k, v in self.operands(layer).items()}
-        optional = ["", "", "", constants.get("P", ""), constants.get("projection", "")]
+        optional = ["", "", "", *(constants.get(key, "") for key in EXTRAS)]
         inputs = [flow.name, constants["W"], constants["R"], constants["B"], *optional]
         while inputs[-1] == "":
             inputs.pop()

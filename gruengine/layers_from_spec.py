@@ -180,7 +180,7 @@ class _Walk:
         if which == 2:
             raise self.refuse(node, "gives its cell to the next layer")
         constants = [self.spec.tensors.get(n) if n else None for n in node.inputs]
-        constants += [None] * (9 - len(constants))
+        constants += [None] * (12 - len(constants))
         layer, values = recurrent_layer(node, constants, which == 0)
         if layer is None:
             raise self.refuse(node, str(values["why"]))

@@ -27,8 +27,13 @@ ACTIVATIONS = (
     "Softsign",
     "Softplus",
 )
-INPUTS = ("X", "W", "R", "B", "lengths", "initial_h", "initial_c", "P", "projection")
-CONSTANTS = ("W", "R", "B", "P", "projection")
+INPUTS = (
+    "X", "W", "R", "B", "lengths", "initial_h", "initial_c", "P", "projection", "gate_recurrence",
+    "norm", "skip",
+)  # fmt: skip
+CONSTANTS = ("W", "R", "B", "P", "projection", "gate_recurrence", "norm", "skip")
+# Only an LSTM has them; the state c also where steps are skipped.
+OF_LSTM = ("P", "gate_recurrence", "norm")
 CHOICES = {
     "cell": tuple(GATES),
     "direction": tuple(DIRECTIONS),
@@ -43,7 +48,7 @@ REQUIRED = (
     "activation_alpha",
     "activation_beta",
 )
-OPTIONAL = ("clip", "coupled", "reset", "update")
+OPTIONAL = ("clip", "coupled", "reset", "update", "zoneout", "norm_epsilon")
 MAX_SIZE = (1 << 31) - 1
 
 Array = np.ndarray[Any, Any]
@@ -72,14 +77,41 @@ def recurrent_problems(node: Node, tensors: dict[str, Array]) -> list[str]:
         if name not in given:
             problems.append(f"input {name} is absent; allowed: a name")
     if cell != "lstm":
+        none = OF_LSTM if "skip" in given else (*OF_LSTM, "initial_c")
         problems += [
             f"input {name} with cell {cell!r}; allowed: with 'lstm'"
-            for name in ("initial_c", "P")
+            for name in none
             if name in given
         ]
-        if len(node.outputs) > 2 and node.outputs[2]:
+        if len(node.outputs) > 2 and node.outputs[2] and "skip" not in given:
             problems.append(f"output Y_c with cell {cell!r}; allowed: with 'lstm'")
-    return problems + _weight_problems(node, given, tensors)
+    return problems + _variant_problems(node, given) + _weight_problems(node, given, tensors)
+
+
+def state_size(node: Node) -> int:
+    """Return C, the size of the state c of a valid ``Recurrent`` node: 0 where it has none."""
+    H = cast(int, node.attrs["hidden_size"])
+    given = dict(zip(INPUTS, node.inputs, strict=False))
+    cell = H if node.attrs["cell"] == "lstm" else 0
+    return cell + 3 * H * bool(given.get("gate_recurrence")) + bool(given.get("skip"))
+
+
+def _variant_problems(node: Node, given: dict[str, str]) -> list[str]:
+    """Check what surrounds the cell."""
+    attrs, problems = node.attrs, []
+    if "skip" in given and any(cast("list[float]", attrs.get("zoneout", []))):
+        problems.append("input skip with zoneout; allowed: one of them")
+    standard = (
+        all(name == ("Sigmoid", "Tanh", "Tanh")[i % 3]
+            for i, name in enumerate(cast("list[str]", attrs["activations"])))
+        and not attrs.get("clip") and not attrs.get("coupled")
+    )  # fmt: skip
+    if ("gate_recurrence" in given or "norm" in given) and not standard:
+        problems.append(
+            "inputs gate_recurrence and norm; allowed: with activations Sigmoid, Tanh, Tanh, no "
+            "clip and gates that are not coupled"
+        )
+    return problems
 
 
 def _attribute_problems(node: Node) -> list[str]:
@@ -104,6 +136,19 @@ def _attribute_problems(node: Node) -> list[str]:
     coupled = attrs.get("coupled", 0)
     if type(coupled) is not int or coupled not in ((0, 1) if attrs.get("cell") == "lstm" else (0,)):
         problems.append(_not_allowed("coupled", coupled, "0, or 1 with cell 'lstm'"))
+    lstm = attrs.get("cell") == "lstm"
+    zoneout = attrs.get("zoneout", [0.0, 0.0])
+    if (
+        not isinstance(zoneout, list)
+        or len(zoneout) != 2
+        or not all(isinstance(share, float) and 0 <= share < 1 for share in zoneout)
+        or (zoneout[1] and not lstm)
+    ):
+        shares = "two shares from 0.0 to below 1.0, of h and c, that of c with cell 'lstm'"
+        problems.append(_not_allowed("zoneout", zoneout, shares))
+    epsilon = attrs.get("norm_epsilon", 1e-5)
+    if not isinstance(epsilon, float) or not 0 < epsilon < math.inf:
+        problems.append(_not_allowed("norm_epsilon", epsilon, "a finite float above 0.0"))
     return problems or _activation_problems(node)
 
 
@@ -166,6 +211,9 @@ def _weight_problems(node: Node, given: dict[str, str], tensors: dict[str, Array
         "B": (d, 2 * g * h),
         "P": (d, 3 * h),
         "projection": (d, k, h),
+        "gate_recurrence": (d, 3 * h, 3 * h),
+        "norm": (d, 10 * h),
+        "skip": (d, k + 1),
     }
     return [
         f"input {name} has shape {list(shape)}; allowed: {list(expected[name])} "

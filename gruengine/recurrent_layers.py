@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gruengine.layer_base import Array
 from gruengine.layer_cells import GRU, LSTM, RNN
-from gruengine.layer_recurrent import Recurrent
+from gruengine.layer_recurrent import EXTRAS, Recurrent
 from gruengine.spec import Node
 
 
@@ -22,14 +22,14 @@ def recurrent_layer(
     Parameters
     ----------
     node : a ``Recurrent`` node.
-    constants : its nine inputs, None where absent or computed.
+    constants : its twelve inputs, None where absent or computed.
     sequences : the layer gives every output.
     """
     attrs = node.attrs
     cell, H = str(attrs["cell"]), int(attrs["hidden_size"])  # type: ignore[arg-type]
     if attrs["direction"] == "reverse":
         return None, {"why": "reads backwards alone"}
-    W, R, B, P, projection = (constants[i] for i in (1, 2, 3, 7, 8))
+    W, R, B = constants[1:4]
     assert W is not None
     assert R is not None
     D = W.shape[0]
@@ -38,6 +38,11 @@ def recurrent_layer(
         "return_sequences": sequences, "bidirectional": D == 2,
         "clip": float(attrs.get("clip", 0.0)),  # type: ignore[arg-type]
     }  # fmt: skip
+    zoneout: Any = attrs.get("zoneout", [0.0, 0.0])
+    options["zoneout"] = tuple(zoneout)
+    options["skip"] = constants[11] is not None
+    extras = {key: value for key, value in zip(EXTRAS, constants[7:], strict=True)
+              if value is not None}  # fmt: skip
     names = attrs["activations"]
     assert isinstance(names, list)
     half = len(names) // D
@@ -48,14 +53,14 @@ def recurrent_layer(
     if cell == "rnn":
         if own[0] not in ("Tanh", "Relu"):
             return None, {"why": f"has the activation {own[0]}"}
-        return RNN(H, own[0].lower(), **options), {"W": W, "R": R, "b": summed}
+        return RNN(H, own[0].lower(), **options), {"W": W, "R": R, "b": summed, **extras}
     if cell == "gru":
         if own != ["Sigmoid", "Tanh"]:
             return None, {"why": f"has the activations {own}"}
         reset = str(attrs["reset"])
         layer = GRU(H, reset=reset, update=str(attrs["update"]), **options)
-        return layer, {"W": W, "R": R, "b": B if reset == "after" else summed}
-    return _lstm(node, own, H, options, {"W": W, "R": R, "b": summed}, P, projection)
+        return layer, {"W": W, "R": R, "b": B if reset == "after" else summed, **extras}
+    return _lstm(node, own, H, options, {"W": W, "R": R, "b": summed, **extras})
 
 
 def _lstm(
@@ -64,22 +69,19 @@ def _lstm(
     H: int,
     options: dict[str, Any],
     values: dict[str, Array],
-    P: Array | None,
-    projection: Array | None,
 ) -> tuple[Recurrent | None, dict[str, Any]]:
     if names != ["Sigmoid", "Tanh", "Tanh"]:
         return None, {"why": f"has the activations {names}"}
-    if P is not None:
-        values["P"] = P
     coupled = bool(node.attrs.get("coupled", 0))
     if coupled:  # rows i, o, f, c without f
         keep = np.r_[0 : 2 * H, 3 * H : 4 * H]
-        values = {key: value[:, keep] if key != "P" else value[:, : 2 * H]
-                  for key, value in values.items()}  # fmt: skip
-    if projection is not None:
-        values["projection"] = projection
+        values |= {key: values[key][:, keep] for key in ("W", "R", "b")}
+        if "P" in values:
+            values["P"] = values["P"][:, : 2 * H]
+    projection = values.get("projection")
     layer = LSTM(
-        H, peepholes=P is not None, coupled=coupled,
+        H, peepholes="P" in values, coupled=coupled, full_gates="gate_recurrence" in values,
+        layer_norm="norm" in values, norm_epsilon=cast(float, node.attrs.get("norm_epsilon", 1e-5)),
         projection=None if projection is None else projection.shape[1], **options,
     )  # fmt: skip
     return layer, values

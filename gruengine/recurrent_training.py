@@ -9,12 +9,12 @@ import numpy as np
 
 from gruengine.errors import InvalidInputError
 from gruengine.layer_base import Array, Backprop, Pass, State, States
-from gruengine.layer_recurrent import Recurrent
+from gruengine.layer_recurrent import EXTRAS, Recurrent
 from gruengine.training_core import recurrent_training
 from gruengine.training_ops import dropout_mask
 
 # What stands where in the arguments of forward and in what backward returns after dx.
-OPERANDS = ("W", "R", "B", "P", "projection")
+OPERANDS = ("W", "R", "B", *EXTRAS)
 
 
 def begin_update(
@@ -27,7 +27,7 @@ def begin_update(
         )
     states: list[State] = []
     undos: list[_Scaled | _Level] = []
-    drops = run.training and (layer.dropout or layer.recurrent_dropout)
+    drops = run.training and (layer.dropout or layer.recurrent_dropout or any(layer.zoneout))
     rng = run.rng(layer.name) if drops else None
     for level in range(layer.num_layers):
         if level and layer.dropout and rng is not None:
@@ -68,30 +68,40 @@ class _Level:
         self.layer, self.level, self.run = layer, level, run
         self.sequences = layer.return_sequences or level < layer.num_layers - 1
         self.operands = layer.operands(level)
-        self.mask: Array | None = None
-        if layer.recurrent_dropout and rng is not None:
-            # R (m h) is (R m) h: a mask over the columns costs the kernels nothing.
-            R = self.operands["R"]
-            shape = (R.shape[0], 1, R.shape[2])
-            self.mask = dropout_mask(rng, shape, layer.recurrent_dropout, R.dtype)
-            self.operands["R"] = R * self.mask
+        self.rng = rng
+
+    def _masks(self, T: int, N: int) -> dict[str, Array]:
+        """Draw what the recurrent products see, and what zoneout keeps."""
+        layer, rng, found = self.layer, self.rng, {}
+        if rng is None:
+            return {}
+        D, K = layer.directions, layer.output_size
+        if layer.recurrent_dropout:
+            mask = dropout_mask(rng, (D, N, K), layer.recurrent_dropout, np.dtype(np.float32))
+            found["recurrent_mask"] = mask
+        sizes = (K, layer.units) if layer.cell == "lstm" else (K,)
+        for key, size, share in zip(("keep_h", "keep_c"), sizes, layer.zoneout, strict=False):
+            if any(layer.zoneout):
+                kept = rng.random((D, T, N, size), np.float32) < share
+                found[key] = kept.astype(np.float32)
+        return found
 
     def forward(self, x: Array, state: State | None) -> tuple[Array, State]:
         layer = self.layer
         self.residual = layer.residual and x.shape[2] == layer.directions * layer.output_size
+        attrs = layer.node_attributes()
+        if layer.skip:
+            attrs["skip_cost"] = layer.skip_cost
         self.core = recurrent_training(
-            layer.node_attributes(),
-            x.shape[2],
-            layer.units,
-            self.run.num_threads,
-            self.run.compute_type,
+            attrs, x.shape[2], layer.units, self.run.num_threads, self.run.compute_type
         )
         y, h, c, self.tape = self.core.forward(
             np.ascontiguousarray(x, np.float32),
-            *(self.operands.get(key) for key in OPERANDS),
-            None if state is None else _floats(state.h),
-            None if state is None else _floats(state.c),
-            self.run.lengths,
+            **self.operands,
+            h0=None if state is None else _floats(state.h),
+            c0=None if state is None else _floats(state.c),
+            lengths=self.run.lengths,
+            **self._masks(*x.shape[:2]),
         )
         self.shape = h.shape
         if not self.sequences:
@@ -115,8 +125,6 @@ class _Level:
             self.run.input_gradient or self.level > 0,
         )
         found = {k: g for k, g in zip(OPERANDS, rest, strict=True) if g is not None}
-        if self.mask is not None:
-            found["R"] = found["R"] * self.mask
         self.layer.add_gradients(self.level, found)
         if dx is not None and direct is not None:
             dx = dx + direct

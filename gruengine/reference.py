@@ -12,7 +12,7 @@ Sak et al. 2014 (projection); Cho et al. 2014, Chung et al. 2014 (GRU).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,9 @@ from gruengine.reference_checks import (
     check_lengths,
     check_lstm_only,
     shaped,
+    state_size,
 )
+from gruengine.reference_variants import Stepper, Variant, lstm_row_stepper, surrounded
 
 # -- cells ----------------------------------------------------------------------------------------
 
@@ -213,6 +215,9 @@ def recurrent(
     initial_c: Array | None = None,
     P: Array | None = None,
     projection: Array | None = None,
+    gate_recurrence: Array | None = None,
+    norm: Array | None = None,
+    skip: Array | None = None,
     *,
     cell: str,
     hidden_size: int,
@@ -224,6 +229,10 @@ def recurrent(
     coupled: int = 0,
     reset: str = "after",
     update: str = "keep",
+    zoneout: Sequence[float] = (0.0, 0.0),
+    norm_epsilon: float = 1e-5,
+    keep_h: Array | None = None,
+    keep_c: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Run a recurrent layer over sequences: the Recurrent operator of the engine.
 
@@ -235,21 +244,25 @@ def recurrent(
     B : [D, 2 * G * H], biases of the input product, then of the recurrent one; zeros if absent.
     lengths : [N], integers from 0 to T; all T if absent.
     initial_h : [D, N, K], zeros if absent.
-    initial_c : [D, N, H], zeros if absent; LSTM only.
+    initial_c : [D, N, C], zeros if absent; where C > 0 only.
     P : [D, 3 * H], peepholes i, o, f; LSTM only.
     projection : [D, K, H]; LSTM only. Without it K = H.
+    gate_recurrence : [D, 3 * H, 3 * H]; norm : [D, 10 * H]; skip : [D, K + 1]
+        See ``reference_variants.py``; the first two are an LSTM's.
     cell : ``"rnn"``, ``"lstm"`` or ``"gru"``.
     hidden_size : H.
     direction : ``"forward"``, ``"reverse"`` or ``"bidirectional"`` (D = 2).
     activations : D times the activations of the cell (RNN f; LSTM f, g, h; GRU f, g).
     activation_alpha, activation_beta : one number for each activation.
     clip, coupled, reset, update : see the step of the cell.
+    zoneout, norm_epsilon : see ``reference_variants.py``.
+    keep_h, keep_c : [D, T, N, K], [D, T, N, H], the masks of zoneout in training.
 
     Returns
     -------
     Y : [T, D, N, K] in the order of time; zero from each length on.
     Y_h : [D, N, K], the output after the last step of each sequence; zero if its length is 0.
-    Y_c : [D, N, H], the same of the cell; zeros but for an LSTM.
+    Y_c : [D, N, C], the same of the cell; [D, N, H] zeros where C is 0.
 
     Raises
     ------
@@ -264,7 +277,11 @@ def recurrent(
         raise InvalidInputError(f"Recurrent: X has shape {x.shape}; it must be [T, N, I]")
     T, N = x.shape[:2]
     G = GATES[cell]
-    check_lstm_only(cell, initial_c=initial_c, P=P, projection=projection)
+    C = state_size(cell, H, gate_recurrence is not None, skip is not None)
+    check_lstm_only(
+        cell, initial_c=initial_c if skip is None else None, P=P, projection=projection,
+        gate_recurrence=gate_recurrence, norm=norm,
+    )  # fmt: skip
     if projection is None and K != H:
         raise InvalidInputError(
             f"Recurrent: R has {K} columns; without a projection it must have {H}"
@@ -273,29 +290,36 @@ def recurrent(
     shaped("R", R, (D, G * H, K))
     B = shaped("B", B, (D, 2 * G * H))
     h0 = shaped("initial_h", initial_h, (D, N, K))
-    c0 = shaped("initial_c", initial_c, (D, N, H))
-    peepholes = None if P is None else shaped("P", P, (D, 3 * H))
-    proj = None if projection is None else shaped("projection", projection, (D, K, H))
+    c0 = shaped("initial_c", initial_c, (D, N, C or H))
+    shapes = {"gate_recurrence": (3 * H, 3 * H), "norm": (10 * H,), "skip": (K + 1,),
+              "keep_h": (T, N, K), "keep_c": (T, N, H), "P": (3 * H,), "projection": (K, H),
+              }  # fmt: skip
+    given = {"gate_recurrence": gate_recurrence, "norm": norm, "skip": skip, "keep_h": keep_h,
+             "keep_c": keep_c, "P": P, "projection": projection}  # fmt: skip
+    found = {n: shaped(n, a, (D, *shapes[n])) for n, a in given.items() if a is not None}
     ends = check_lengths(lengths, T, N)
     acts = activations_of(cell, D, activations, activation_alpha, activation_beta)
 
     Y = np.zeros((T, D, N, K))
-    Y_h, Y_c = np.zeros((D, N, K)), np.zeros((D, N, H))
+    Y_h, Y_c = np.zeros((D, N, K)), np.zeros((D, N, C or H))
     for d in range(D):
-        step = stepper(
-            cell, W[d], R[d], B[d], None if peepholes is None else peepholes[d],
-            None if proj is None else proj[d], acts[d], clip, bool(coupled), reset, update,
+        own = {name: array[d] for name, array in found.items()}
+        variant = Variant(
+            own.get("gate_recurrence"), own.get("norm"), norm_epsilon, own.get("skip"),
+            (zoneout[0], zoneout[1]),
         )  # fmt: skip
+        step = stepper(
+            cell, W[d], R[d], B[d], own.get("P"), own.get("projection"), acts[d], clip,
+            bool(coupled), reset, update, variant,
+        )  # fmt: skip
+        masks = [[own[n][t] if n in own else None for n in ("keep_h", "keep_c")] for t in range(T)]
+        steps = [surrounded(step, variant, H, *pair) for pair in masks]
         backwards = direction == "reverse" or d == 1
-        Y[:, d], Y_h[d], Y_c[d] = _run_direction(step, x, h0[d], c0[d], ends, backwards)
+        Y[:, d], Y_h[d], Y_c[d] = _run_direction(steps, x, h0[d], c0[d], ends, backwards)
     if lengths is not None:
         Y_h[:, ends == 0] = 0
         Y_c[:, ends == 0] = 0
     return Y, Y_h, Y_c
-
-
-# One step of one direction: x, h, c to the new h and c.
-Stepper = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def stepper(
@@ -310,8 +334,11 @@ def stepper(
     coupled: bool,
     reset: str,
     update: str,
+    variant: Variant = Variant(),  # noqa: B008
 ) -> Stepper:
-    """Return the step of one direction, its weights bound."""
+    """Return the step of one direction, its weights bound; nothing surrounds it yet."""
+    if variant.by_rows:
+        return lstm_row_stepper(W, R, b, P, projection, variant)
 
     def rnn(x: Array, h: Array, c: Array) -> tuple[Array, Array]:
         return rnn_step(x, h, W, R, b, f=acts[0], clip=clip).h, c
@@ -332,14 +359,14 @@ def stepper(
 
 
 def _run_direction(
-    step: Stepper, x: Array, h: Array, c: Array, ends: Array, backwards: bool
+    steps: Sequence[Stepper], x: Array, h: Array, c: Array, ends: Array, backwards: bool
 ) -> tuple[Array, Array, Array]:
     """Run one direction; row n takes part in the steps t < ends[n] alone."""
     T, N, _ = x.shape
     Y = np.zeros((T, N, h.shape[1]))
     for t in reversed(range(T)) if backwards else range(T):
         active = (t < ends)[:, None]
-        h_new, c_new = step(x[t], h, c)
+        h_new, c_new = steps[t](x[t], h, c)
         h, c = np.where(active, h_new, h), np.where(active, c_new, c)
         Y[t] = np.where(active, h, 0)
     return Y, h, c

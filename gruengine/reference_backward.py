@@ -21,7 +21,6 @@ from gruengine.reference import (
     GruStep,
     LstmStep,
     RnnStep,
-    Stepper,
     activations_of,
     clamp,
     gru_step,
@@ -30,6 +29,7 @@ from gruengine.reference import (
     stepper,
 )
 from gruengine.reference_activations import Activation, Array, sigmoid
+from gruengine.reference_variants import Stepper
 
 
 def derivative(f: Activation, a: Array) -> Array:

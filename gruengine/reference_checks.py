@@ -35,6 +35,17 @@ def check_lstm_only(cell: str, **inputs: Array | None) -> None:
             )
 
 
+def state_size(cell: str, H: int, fed: bool, skips: bool) -> int:
+    """Return C, the size of the state c.
+
+    Parameters
+    ----------
+    fed : gates feed gates.
+    skips : steps may be skipped.
+    """
+    return (H if cell == "lstm" else 0) + (3 * H if fed else 0) + skips
+
+
 def shaped(name: str, value: Array | None, shape: tuple[int, ...]) -> Array:
     """Return ``value`` in float64 (zeros if absent) after checking its shape."""
     if value is None:

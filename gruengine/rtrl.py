@@ -236,6 +236,11 @@ def _divide(net: Sequential) -> tuple[list[Recurrent], tuple[Layer, ...]]:
             raise InvalidInputError(
                 f"layer {layer.name!r}: RTRL needs one direction, no residual and no dropout"
             )
+        if layer.skip or any(layer.zoneout) or {"gate_recurrence", "norm"} & set(layer.params):
+            raise InvalidInputError(
+                f"layer {layer.name!r}: RTRL knows RNN, LSTM and GRU with their gates, peepholes "
+                "and projection, but no zoneout, skip, full_gates or layer_norm"
+            )
         recurrent.append(layer)
     head = net.layers[len(recurrent) :]
     late = [layer.name for layer in head if isinstance(layer, Recurrent)]

@@ -55,7 +55,7 @@ def _axes(node: Node, i: int, tensor: Array) -> tuple[int, ...] | None:
     if tensor.dtype != np.float32:
         return None
     rank, shape = tensor.ndim, tensor.shape
-    if node.op == "Recurrent" and i in (1, 2, 8):
+    if node.op == "Recurrent" and i in (1, 2, 8) and not any(node.inputs[9:11]):
         return (rank - 1,) if max(shape[1:]) <= 4 * MOST_ROWS and shape[-1] <= MOST_ROWS else None
     if node.op == "Conv" and i == 1:
         outputs = shape[0] // int(node.attrs.get("group", 1))  # type: ignore[arg-type]

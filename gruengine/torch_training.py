@@ -121,7 +121,7 @@ class _Layer(torch.autograd.Function):  # type: ignore[misc]
         outer = [None if one is None else one.contiguous().numpy() for one in upstream]
         wants = ctx.needs_input_grad[1]
         found = ctx.part.engine.backward(ctx.tape, *outer, input_gradient=wants)
-        dx, dw, dr, db, _, dprojection, dh0, dc0 = found
+        dx, dw, dr, db, _, dprojection, *_, dh0, dc0 = found
         states = [
             torch.from_numpy(one) if given and one is not None else None
             for one, given in zip((dh0, dc0), ctx.given, strict=True)

@@ -82,7 +82,7 @@ def test_both_are_one_graph():
 
 def test_refusals():
     encoder = gr.Sequential([gr.GRU(4)], 3)
-    with pytest.raises(gr.InvalidInputError, match=r"'gru', 4, 4, 1.*'gru', 5, 5, 1"):
+    with pytest.raises(gr.InvalidInputError, match=r"'gru', 4, 4, 0, 1.*'gru', 5, 5, 0, 1"):
         gr.EncoderDecoder(encoder, gr.Sequential([gr.GRU(5)], 3))
     net = make()
     with pytest.raises(gr.InvalidInputError, match="no parameter 'W'"):

@@ -132,7 +132,7 @@ def run(made: dict[str, Any], threads: int = 1) -> tuple[Any, dict[str, Any]]:
     )
     y, h, c, tape = layer.forward(*(arrays[n] for n in NAMES), made["lengths"])
     found = dict(
-        zip(("x", "W", "R", "B", "P", "projection", "h0", "c0"),
+        zip(("x", "W", "R", "B", "P", "projection", "", "", "", "h0", "c0"),
             layer.backward(tape, *made["gradients"]), strict=True)
     )  # fmt: skip
     return (y, h, c), found

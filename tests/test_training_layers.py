@@ -247,24 +247,29 @@ def test_variational_dropout_is_the_same_at_every_step(rng):
 
 
 @pytest.mark.parametrize("make_layer", [gr.RNN, gr.LSTM, gr.GRU])
-def test_recurrent_dropout_masks_the_columns_of_r(make_layer, rng):
+def test_recurrent_dropout_has_one_mask_for_each_row(make_layer, rng):
     net, x = make([make_layer(12, recurrent_dropout=0.4, return_sequences=True)], rng)
-    run = Pass(seed=(3,))
-    y, _, backprop = net.begin_update(x, run=run)
-    dy = rng.normal(size=y.shape).astype(np.float32)
-    backprop(dy)
-    gradients = {key: value.copy() for key, value in net.layers[0].gradients.items()}
-    dead = ~gradients["R"][0].any(axis=0)
-    assert 0 < dead.sum() < 12
-    params = net.layers[0].params
-    masked = params["R"] * np.where(dead, 0, np.float32(1 / (1 - 0.4)))
-    plain, _ = make([make_layer(12, return_sequences=True)], rng)
-    plain.set_parameters(dict(zip(plain.parameters(), (params["W"], masked, params["b"]),
-                                  strict=True)))  # fmt: skip
-    wanted, _, undo = plain.begin_update(x)
-    np.testing.assert_array_equal(y, wanted)
-    undo(dy)
-    np.testing.assert_array_equal(gradients["W"], plain.layers[0].gradients["W"])
+    params = dict(net.layers[0].params)
+    masks = []
+    for row in range(len(x)):
+        y, _, backprop = net.begin_update(x, run=Pass(seed=(3,)))
+        dy = np.zeros_like(y)
+        dy[row] = rng.normal(size=y[row].shape)
+        net.layers[0].gradients.clear()
+        backprop(dy)
+        found = {key: value.copy() for key, value in net.layers[0].gradients.items()}
+        dead = ~found["R"][0].any(axis=0)  # the columns that this row's mask hides
+        assert 0 < dead.sum() < 12
+        masks.append(tuple(dead))
+        masked = params["R"] * np.where(dead, 0, np.float32(1 / (1 - 0.4)))
+        plain, _ = make([make_layer(12, return_sequences=True)], rng)
+        plain.set_parameters(dict(zip(plain.parameters(), (params["W"], masked, params["b"]),
+                                      strict=True)))  # fmt: skip
+        wanted, _, undo = plain.begin_update(x[row : row + 1])
+        np.testing.assert_allclose(y[row], wanted[0], rtol=1e-5, atol=1e-6)
+        undo(dy[row : row + 1])
+        np.testing.assert_allclose(found["W"], plain.layers[0].gradients["W"], rtol=1e-4, atol=1e-5)
+    assert len(set(masks)) > 1
     np.testing.assert_allclose(net(x), net.begin_update(x, run=Pass(training=False))[0], rtol=1e-5,
                                atol=1e-6)  # fmt: skip
 

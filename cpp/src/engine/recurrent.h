@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/lstm_row.h"
 #include "engine/op.h"
 #include "engine/parallel.h"
 #include "engine/weights.h"
@@ -23,12 +24,20 @@ struct CellPhase {
   const float* peephole;  // LSTM
 };
 
+// The weights of an LSTM by rows (engine/lstm_row.h); f is empty unless gates feed gates.
+struct RowWeights {
+  PackedMatrix w, r, f;
+  const float *bias, *peephole, *norm;
+};
+
 struct CellDirection {
   std::vector<CellPhase> phases;
   PackedMatrix projection;  // k = 0: none
   LowMatrix low_projection;
   CellParams params;
   bool reverse;
+  RowWeights by_rows;
+  const float* skip;  // [K + 1], or nullptr
 };
 
 // What a run of the node needs; made once for given shapes.
@@ -39,16 +48,21 @@ struct RecurrentPlan {
   const LowType* low;  // nullptr: float32
   Cell cell;
   int64_t T, N, I, H, K, D;
+  int64_t C;       // size of the state c: engine/lstm_row.h and engine/skip.h add to it
   int64_t panels;  // of V units
   std::vector<CellDirection> directions;
-  bool carried;         // initial states are read from, and final ones written to, the state block
-  bool projected;       // K values are a product of the H cell outputs
+  bool carried;    // initial states are read from, and final ones written to, the state block
+  bool projected;  // K values are a product of the H cell outputs
+  bool by_rows;    // engine/lstm_row.h; the phases are empty then
+  float epsilon;
+  float zoneout_h, zoneout_c;  // what is kept of h and the cell
+  bool skips, blends;          // the state after a step is a blend of that before it and a new one
   int64_t chunk_steps;  // steps whose input products are computed at once; 0: fused into the step
   int64_t lanes;        // directions that have scratch memory of their own: D or 1
 
   Slot x, y;
-  Slot h0, c0;    // [D,N,K], [D,N,H]: initial states (state block, value or zeros)
-  Slot c;         // [D,N,H]: working cells (the state block itself when carried)
+  Slot h0, c0;    // [D,N,K], [D,N,C]: initial states (state block, value or zeros)
+  Slot c;         // [D,N,C]: working cells (the state block itself when carried)
   Slot y_h, y_c;  // outputs
   bool wants_y_h, wants_y_c;
   Slot z;                          // [lanes]: input products of a chunk, phase after phase
@@ -57,7 +71,9 @@ struct RecurrentPlan {
   bool has_lengths, lengths_wide;  // int64 rather than int32
   Slot lengths;                    // [N]
   Slot order;                      // int64 [2,N]: rows by falling length, then those lengths
-  Slot sorted_x, sorted_y, sorted_h, sorted_c;  // in that order: [T,N,I], [T,N,K], [N,K], [N,H]
+  Slot sorted_x, sorted_y, sorted_h, sorted_c;  // in that order: [T,N,I], [T,N,K], [N,K], [N,C]
+  Slot new_h, new_c;                            // [lanes,N,K], [lanes,N,C]: before they are blended
+  Slot sums, hats, squashed;  // [lanes][row_floats()] twice, [lanes,H]: of cells by rows
 
   // Below float32 every member of the team prepares rows for itself.
   LowBuffer rows_x, rows_h, rows_hidden;
@@ -74,10 +90,11 @@ struct RecurrentPlan {
     float* y;        // y_step floats from one step to the next
     int64_t y_step;
     const float* h0;  // [N,K]
-    float* c;         // [N,H], updated in place
+    float* c;         // [N,C], updated in place
     bool backwards;
     const int64_t* lengths;  // falling; nullptr: every row runs to T
     float *z, *hidden, *gate, *reset;
+    float *new_h, *new_c, *sums, *hats, *squashed;
     char* prepared;   // of all members
     uint32_t sweeps;  // those before the first step
   };
@@ -90,6 +107,11 @@ struct RecurrentPlan {
   void run_steps(const Sequence& s, int64_t from, int64_t to, Team& team) const;
   // The whole run with rows of unlike lengths. False when there are none: nothing was done.
   bool run_lengths(const Frame& frame) const;
+
+  // Steps of cells that something surrounds are made by one thread.
+  bool rare() const { return by_rows || blends; }
+  // Sums of all rows; products read whole vectors behind the last.
+  int64_t row_floats() const { return N * 4 * H + kernels->width; }
 
   // Of one step of one direction.
   int64_t weight_bytes() const;  // recurrent ones, and those of the inputs when fused
@@ -106,6 +128,20 @@ struct RecurrentPlan {
     const float* h;
   };
 
+  // Some rows of a step, and where they go.
+  struct Rows {
+    int64_t first, count;
+    float *h_out, *c_out;  // of row 0
+  };
+
+  void step_alone(const Sequence& s, const Moment& moment) const;
+  void compute(const Sequence& s, const Moment& moment, const Rows& rows) const;
+  void compute_cells(const Sequence& s, const Moment& moment, const Rows& rows) const;
+  void compute_by_rows(const Sequence& s, const Moment& moment, const Rows& rows) const;
+  void multiply_inputs(const Sequence& s, const float* x, int64_t rows, float* z) const;
+  void blend(const Sequence& s, const Moment& moment, float* y) const;
+  void skip_or_take(const Sequence& s, const float* h, float* y, int64_t row) const;
+  LstmRow row_of(const CellDirection& direction) const;
   Sequence sorted_sequence(const Frame& frame, int d) const;
   void run_sorted(const Frame& frame, int d) const;
   void project_inputs(const Sequence& s, int64_t first, int64_t steps, const Team& team,

@@ -102,8 +102,25 @@ class RecurrentBuilder {
     if (b_.has(7)) peephole_ = weight(7, {p_->D, 3 * p_->H});
     const int64_t width = p_->kernels->width;
     p_->panels = (p_->H + width - 1) / width;
-    if (std::max({p_->I, p_->H, p_->K}) > kMostLowRows) p_->low = nullptr;
+    read_variant();
+    if (std::max({p_->I, p_->H, p_->K}) > kMostLowRows || p_->by_rows) p_->low = nullptr;
     p_->x = x.slot;
+  }
+
+  // What surrounds the cell: engine/lstm_row.h, engine/skip.h.
+  void read_variant() {
+    const int64_t D = p_->D, H = p_->H, K = p_->K;
+    p_->by_rows = b_.has(9) || b_.has(10);
+    p_->skips = b_.has(11);
+    if (b_.has(9)) fed_ = weight(9, {D, 3 * H, 3 * H});
+    if (b_.has(10)) norm_ = weight(10, {D, 10 * H});
+    if (p_->skips) skip_ = weight(11, {D, K + 1});
+    p_->C = (p_->cell == Cell::kLstm ? H : 0) + (b_.has(9) ? 3 * H : 0) + (p_->skips ? 1 : 0);
+    p_->epsilon = static_cast<float>(b_.attr("norm_epsilon", 1e-5));
+    const auto zoneout = b_.attr_floats("zoneout");
+    p_->zoneout_h = zoneout.size() == 2 ? static_cast<float>(zoneout[0]) : 0.0f;
+    p_->zoneout_c = zoneout.size() == 2 ? static_cast<float>(zoneout[1]) : 0.0f;
+    p_->blends = p_->skips || p_->zoneout_h > 0 || p_->zoneout_c > 0;
   }
 
   FunctionSpec activation(size_t i) {
@@ -198,13 +215,41 @@ class RecurrentBuilder {
     return phase;
   }
 
+  // Floats of a constant input where the plan may read them, with whole vectors behind them.
+  const float* kept(size_t input, const float* from, int64_t n) {
+    const int64_t whole = n + p_->kernels->width;
+    return b_.store(b_.in(input)).floats(key_of("kept", from, nullptr, {n}), whole, [=](float* to) {
+      std::copy_n(from, n, to);
+    });
+  }
+
+  RowWeights row_weights(int64_t d) {
+    const int64_t H = p_->H, I = p_->I, K = p_->K, all = 4 * H, fed = 3 * H;
+    RowWeights found{};
+    found.w = b_.packed(1, I, all, 1, I, d * all * I);
+    found.r = b_.packed(2, K, all, 1, K, d * all * K);
+    if (fed_ != nullptr) found.f = b_.packed(9, fed, fed, 1, fed, d * fed * fed);
+    if (norm_ != nullptr) found.norm = kept(10, norm_ + d * 10 * H, 10 * H);
+    if (peephole_ != nullptr) found.peephole = kept(7, peephole_ + d * 3 * H, 3 * H);
+    const float* bias = bias_ == nullptr ? nullptr : bias_ + d * 2 * all;
+    const int64_t whole = all + p_->kernels->width;
+    found.bias = b_.store(b_.in(1)).floats(key_of("row bias", w_ + d * all * I, bias, {}), whole,
+                                           [=](float* to) {
+                                             for (int64_t j = 0; bias != nullptr && j < all; ++j)
+                                               to[j] = bias[j] + bias[all + j];
+                                           });
+    return found;
+  }
+
   CellDirection direction(int64_t d) {
     CellDirection direction;
     direction.params = params(d);
     direction.reverse = d == 1 || reverse_first_;
+    if (p_->by_rows) direction.by_rows = row_weights(d);
     for (const PhaseShape& shape : phases_of(p_->cell, reset_after_)) {
-      direction.phases.push_back(phase(d, shape));
+      if (!p_->by_rows) direction.phases.push_back(phase(d, shape));
     }
+    if (p_->skips) direction.skip = kept(11, skip_ + d * (p_->K + 1), p_->K + 1);
     if (p_->projected && p_->low != nullptr) {
       const int64_t H = p_->H, K = p_->K;
       const float* weights = projection_ + d * K * H;
@@ -236,7 +281,6 @@ class RecurrentBuilder {
   }
 
   void place_states() {
-    const bool lstm = p_->cell == Cell::kLstm;
     const Time time = b_.in(0).time;
     const bool over_time = time.kind == Time::kFrames && time.axis == 0;
     // A state that the graph itself computes or is given stays the graph's affair.
@@ -253,9 +297,9 @@ class RecurrentBuilder {
     b_.count_recurrent(over_time, p_->carried);
     p_->h0 = initial_state(5, ".h", p_->K);
     p_->c0 = p_->c = p_->h0;
-    if (lstm) {
-      p_->c0 = initial_state(6, ".c", p_->H);
-      p_->c = p_->carried ? p_->c0 : b_.scratch(p_->D * p_->N * p_->H * int64_t{sizeof(float)});
+    if (p_->C > 0) {
+      p_->c0 = initial_state(6, ".c", p_->C);
+      p_->c = p_->carried ? p_->c0 : b_.scratch(p_->D * p_->N * p_->C * int64_t{sizeof(float)});
     }
     p_->has_lengths = b_.has(4) || (over_time && b_.lengths_given());
     if (b_.has(4)) {
@@ -293,9 +337,9 @@ class RecurrentBuilder {
     }
     p_->y = b_.output(0, DType::kFloat32, {T, D, N, K}, series);
     p_->wants_y_h = b_.wants(1);
-    p_->wants_y_c = b_.wants(2) && p_->cell == Cell::kLstm;
+    p_->wants_y_c = b_.wants(2) && p_->C > 0;
     if (p_->wants_y_h) p_->y_h = b_.output(1, DType::kFloat32, {D, N, K}, last);
-    if (p_->wants_y_c) p_->y_c = b_.output(2, DType::kFloat32, {D, N, p_->H}, last);
+    if (p_->wants_y_c) p_->y_c = b_.output(2, DType::kFloat32, {D, N, p_->C}, last);
   }
 
   void place_scratch() {
@@ -304,7 +348,7 @@ class RecurrentBuilder {
     p_->chunk_steps = 0;
     p_->lanes = b_.threads() > 1 && !p_->has_lengths ? p_->D : 1;
     const int64_t lanes = p_->lanes;
-    if (T > 1) {
+    if (T > 1 && !p_->skips) {
       const int64_t row = gates_ * p_->panels * p_->kernels->width * kFloat;
       const int64_t chunk = row * p_->I > kLongChunkBytes ? kLongChunkBytes : kChunkBytes;
       p_->chunk_steps = std::clamp<int64_t>(chunk / std::max<int64_t>(1, row * N), 1, T);
@@ -327,14 +371,23 @@ class RecurrentBuilder {
       p_->sorted_x = b_.scratch(T * N * p_->I * kFloat);
       p_->sorted_y = b_.scratch(T * N * p_->K * kFloat);
       p_->sorted_h = b_.scratch(N * p_->K * kFloat);
-      p_->sorted_c = b_.scratch(N * p_->H * kFloat);
+      p_->sorted_c = b_.scratch(N * p_->C * kFloat);
+    }
+    if (p_->blends) {
+      p_->new_h = b_.scratch(lanes * N * p_->K * kFloat);
+      p_->new_c = b_.scratch(lanes * N * p_->C * kFloat);
+    }
+    if (p_->by_rows) {
+      p_->sums = b_.scratch(lanes * p_->row_floats() * kFloat);
+      p_->hats = b_.scratch(lanes * p_->row_floats() * kFloat);
+      p_->squashed = b_.scratch(lanes * p_->H * kFloat);
     }
   }
 
   NodeBuilder& b_;
   std::shared_ptr<RecurrentPlan> p_ = std::make_shared<RecurrentPlan>();
   const float *w_ = nullptr, *r_ = nullptr, *bias_ = nullptr, *peephole_ = nullptr,
-              *projection_ = nullptr;
+              *projection_ = nullptr, *fed_ = nullptr, *norm_ = nullptr, *skip_ = nullptr;
   int64_t gates_ = 0;
   bool reverse_first_ = false, reset_after_ = true;
 };

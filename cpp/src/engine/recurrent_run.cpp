@@ -21,7 +21,7 @@ void clear(float* to, int64_t n) { std::fill(to, to + n, 0.0f); }
 }  // namespace
 
 void RecurrentPlan::start(const Frame& frame) const {
-  if (cell == Cell::kLstm) copy(frame.at<float>(c), frame.at<float>(c0), D * N * H);
+  if (C > 0) copy(frame.at<float>(c), frame.at<float>(c0), D * N * C);
 }
 
 RecurrentPlan::Sequence RecurrentPlan::sequence(const Frame& frame, int d) const {
@@ -33,7 +33,7 @@ RecurrentPlan::Sequence RecurrentPlan::sequence(const Frame& frame, int d) const
   s.y = frame.at<float>(y) + d * N * K;
   s.y_step = D * N * K;
   s.h0 = frame.at<float>(h0) + d * N * K;
-  s.c = frame.at<float>(c) + d * N * H;
+  s.c = frame.at<float>(c) + d * N * C;
   s.backwards = direction.reverse;
   if (chunk_steps > 0) {
     const int64_t gates = cell == Cell::kRnn ? 1 : cell == Cell::kLstm ? 4 : 3;
@@ -45,12 +45,21 @@ RecurrentPlan::Sequence RecurrentPlan::sequence(const Frame& frame, int d) const
     s.reset = frame.at<float>(reset) + lane * N * H;
   }
   if (low != nullptr) s.prepared = frame.at<char>(prepared) + lane * member_bytes;
+  if (blends) {
+    s.new_h = frame.at<float>(new_h) + lane * N * K;
+    s.new_c = frame.at<float>(new_c) + lane * N * C;
+  }
+  if (by_rows) {
+    s.sums = frame.at<float>(sums) + lane * row_floats();
+    s.hats = frame.at<float>(hats) + lane * row_floats();
+    s.squashed = frame.at<float>(squashed) + lane * H;
+  }
   s.sweeps = first_sweep();
   return s;
 }
 
 void RecurrentPlan::finish(const Frame& frame) const {
-  const int64_t h_size = N * K, c_size = N * H;
+  const int64_t h_size = N * K, c_size = N * C;
   for (int64_t d = 0; d < D; ++d) {
     float* h0_at = frame.at<float>(h0) + d * h_size;
     const float* last = h0_at;
@@ -120,14 +129,13 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
   auto* hs = frame.at<float>(sorted_h);
   auto* cs = frame.at<float>(sorted_c);
   float* h_at = frame.at<float>(h0) + d * N * K;
-  float* c_at = frame.at<float>(c) + d * N * H;
-  const bool lstm = cell == Cell::kLstm;
+  float* c_at = frame.at<float>(c) + d * N * C;
   const auto time_of = [&](int64_t i, int64_t s) {
     return direction.reverse ? length[i] - 1 - s : s;
   };
   for (int64_t i = 0; i < N; ++i) {
     copy(hs + i * K, h_at + rows[i] * K, K);
-    if (lstm) copy(cs + i * H, frame.at<float>(c0) + (d * N + rows[i]) * H, H);
+    if (C > 0) copy(cs + i * C, frame.at<float>(c0) + (d * N + rows[i]) * C, C);
     for (int64_t s = 0; s < T; ++s) {
       float* to = xs + (s * N + i) * I;
       if (s < length[i]) {
@@ -138,7 +146,7 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
     }
   }
   const Sequence of_rows = sorted_sequence(frame, d);
-  const bool shared = frame.threads > 1 && worth_sharing(*this);
+  const bool shared = frame.threads > 1 && !rare() && worth_sharing(*this);
   run_helped(shared ? frame.threads : 1, worth_waking(*this),
              [&](Team& team) { run_steps(of_rows, 0, T, team); });
   auto* y_at = frame.at<float>(y) + d * N * K;
@@ -158,17 +166,18 @@ void RecurrentPlan::run_sorted(const Frame& frame, int d) const {
       empty ? clear(to, K) : copy(to, last, K);
     }
     if (wants_y_c) {
-      float* to = frame.at<float>(y_c) + (d * N + row) * H;
-      empty ? clear(to, H) : copy(to, cs + i * H, H);
+      float* to = frame.at<float>(y_c) + (d * N + row) * C;
+      empty ? clear(to, C) : copy(to, cs + i * C, C);
     }
     if (carried) copy(h_at + row * K, last, K);
-    if (carried && lstm) copy(c_at + row * H, cs + i * H, H);
+    if (carried && C > 0) copy(c_at + row * C, cs + i * C, C);
   }
 }
 
 // Claims the sweeps of one run. Steps take their panels to and fro, so that weights that outgrow
 // the cache start with the panels that the last step left there; single steps need a count for it.
 uint32_t RecurrentPlan::first_sweep() const {
+  if (by_rows) return 0;
   const CellPhase& phase = directions[0].phases[0];
   const int64_t bytes = low != nullptr ? phase.low.block_stride : phase.w.block_stride * 4;
   if (panels * bytes <= kKept) return 0;
@@ -225,7 +234,7 @@ StepArgs RecurrentPlan::step_args(const Sequence& s, const CellPhase& phase,
   args.bias_h = phase.bias_h;
   args.peephole = phase.peephole;
   args.c = args.c_out = s.c;
-  args.ldc = args.ldc_out = H;
+  args.ldc = args.ldc_out = C;
   args.h_out = projected ? s.hidden : s.y + moment.now * s.y_step;
   args.ldh_out = H;
   args.gate = s.gate;
@@ -235,12 +244,18 @@ StepArgs RecurrentPlan::step_args(const Sequence& s, const CellPhase& phase,
   if (phase.kind == StepKind::kGruBeforeUpdate) {
     args.h = s.reset;
     args.c = moment.h;
+    args.ldc = K;
   }
   args.backwards = (s.sweeps + static_cast<uint32_t>(moment.now)) % 2 != 0;
   return args;
 }
 
 void RecurrentPlan::step(const Sequence& s, const Moment& moment, Team& team) const {
+  if (rare()) {
+    return team.share([&](int part) {
+      if (part == 0) step_alone(s, moment);
+    });
+  }
   const float* z_at = s.z;
   int64_t fresh = moment.fresh;
   for (const CellPhase& phase : s.direction->phases) {

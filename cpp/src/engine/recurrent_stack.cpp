@@ -31,6 +31,7 @@ int64_t time_alone(const RecurrentPlan& layer) {
 }
 
 int64_t time_split(const RecurrentPlan& layer, int64_t threads) {
+  if (layer.rare()) return time_alone(layer);
   return layer.T * (step_time(layer, threads) + stages(layer) * kStageCost) +
          input_time(layer) / threads;
 }

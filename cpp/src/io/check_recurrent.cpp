@@ -21,9 +21,24 @@ constexpr std::string_view kFunctions[] = {
 constexpr size_t kActivations = 11;  // the first of the list may be used in a cell
 static_assert(kFunctions[kActivations - 1] == "Softplus");
 
-constexpr std::array<const char*, 9> kInputs = {
-    "X", "W", "R", "B", "lengths", "initial_h", "initial_c", "P", "projection"};
-enum Input : size_t { kX, kW, kR, kB, kLengths, kInitialH, kInitialC, kP, kProjection };
+constexpr std::array<const char*, 12> kInputs = {
+    "X",         "W",         "R", "B",          "lengths",
+    "initial_h", "initial_c", "P", "projection", "gate_recurrence",
+    "norm",      "skip"};
+enum Input : size_t {
+  kX,
+  kW,
+  kR,
+  kB,
+  kLengths,
+  kInitialH,
+  kInitialC,
+  kP,
+  kProjection,
+  kGateRecurrence,
+  kNorm,
+  kSkip
+};
 
 struct Sizes {
   std::string cell;
@@ -96,7 +111,7 @@ class RecurrentChecker {
   void check_flags() const {
     static const std::set<std::string> kKnown = {
         "cell", "hidden_size", "direction", "activations", "activation_alpha", "activation_beta",
-        "clip", "coupled",     "reset",     "update"};
+        "clip", "coupled",     "reset",     "update",      "zoneout",          "norm_epsilon"};
     for (const auto& [name, value] : node_.attributes) {
       if (kKnown.count(name) == 0) refuse("attribute " + quoted(name) + " is not known");
     }
@@ -109,9 +124,42 @@ class RecurrentChecker {
       refuse("attribute coupled is " + std::to_string(*coupled) +
              "; allowed: 0, or 1 with cell lstm");
     }
+    check_variant();
     const bool gru = sizes_.cell == "gru";
     if (gru || find<std::string>("reset") != nullptr) choice("reset", {"after", "before"});
     if (gru || find<std::string>("update") != nullptr) choice("update", {"keep", "take"});
+  }
+
+  // What surrounds the cell.
+  void check_variant() const {
+    const auto* zoneout = find<std::vector<double>>("zoneout");
+    const auto share = [](double value) { return value >= 0 && value < 1; };
+    const bool lstm = sizes_.cell == "lstm";
+    if (zoneout != nullptr && !(zoneout->size() == 2 && share((*zoneout)[0]) &&
+                                share((*zoneout)[1]) && (lstm || (*zoneout)[1] == 0))) {
+      refuse("attribute zoneout; allowed: two shares from 0 to below 1, that of c for lstm alone");
+    }
+    const double* epsilon = find<double>("norm_epsilon");
+    if (epsilon != nullptr && !(*epsilon > 0 && std::isfinite(*epsilon))) {
+      refuse("attribute norm_epsilon is " + std::to_string(*epsilon) + "; allowed: above 0");
+    }
+    if (has(kSkip) && zoneout != nullptr && ((*zoneout)[0] > 0 || (*zoneout)[1] > 0)) {
+      refuse("input skip with zoneout; allowed: one of them");
+    }
+    if (!has(kGateRecurrence) && !has(kNorm)) return;
+    const auto& names = need<std::vector<std::string>>("activations");
+    bool standard = lstm;
+    for (size_t i = 0; i < names.size(); ++i) {
+      standard = standard && names[i] == (i % 3 == 0 ? "Sigmoid" : "Tanh");
+    }
+    const double* clip = find<double>("clip");
+    const int64_t* coupled = find<int64_t>("coupled");
+    standard = standard && (clip == nullptr || *clip == 0) && (coupled == nullptr || *coupled == 0);
+    if (!standard) {
+      refuse(
+          "inputs gate_recurrence and norm; allowed: with cell lstm, activations Sigmoid, Tanh, "
+          "Tanh, no clip and gates that are not coupled");
+    }
   }
 
   void check_activations() const {
@@ -137,16 +185,16 @@ class RecurrentChecker {
   void check_ports() const {
     if (node_.inputs.size() > kInputs.size() || node_.outputs.size() > 3) {
       refuse(std::to_string(node_.inputs.size()) + " inputs and " +
-             std::to_string(node_.outputs.size()) + " outputs; allowed: up to 9 and 3");
+             std::to_string(node_.outputs.size()) + " outputs; allowed: up to 12 and 3");
     }
     for (size_t i : {kX, kW, kR}) {
       if (!has(i)) refuse(std::string("input ") + kInputs[i] + " is absent");
     }
     if (sizes_.cell == "lstm") return;
-    for (size_t i : {kInitialC, kP}) {
-      if (has(i)) refuse(std::string("input ") + kInputs[i] + " needs cell lstm");
-    }
-    if (node_.outputs.size() > 2 && !node_.outputs[2].empty()) {
+    const bool cells = has(kSkip);  // the state of steps that are skipped is kept beside the cell
+    if (has(kInitialC) && !cells) refuse("input initial_c needs cell lstm");
+    if (has(kP)) refuse("input P needs cell lstm");
+    if (node_.outputs.size() > 2 && !node_.outputs[2].empty() && !cells) {
       refuse("output Y_c needs cell lstm");
     }
   }
@@ -191,6 +239,9 @@ class RecurrentChecker {
     if (has(kB)) expect(kB, {d, 2 * g * h});
     if (has(kP)) expect(kP, {d, 3 * h});
     if (has(kProjection)) expect(kProjection, {d, k, h});
+    if (has(kGateRecurrence)) expect(kGateRecurrence, {d, 3 * h, 3 * h});
+    if (has(kNorm)) expect(kNorm, {d, 10 * h});
+    if (has(kSkip)) expect(kSkip, {d, k + 1});
   }
 
   const Node& node_;

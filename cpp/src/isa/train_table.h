@@ -48,13 +48,14 @@ struct CellArgs {
   const float* h;         // GRU: [rows, H] previous output
   float* h_out;           // forward: [rows, H] output, before any projection
   float* reset;           // GRU with the reset before the product: [rows, H] r * h
-  const float* c;         // LSTM: [rows, H] previous cell, row stride H
+  int64_t ld_cell;        // LSTM: row stride of c, c_out and dc
+  const float* c;         // LSTM: [rows, H] previous cell
   float* c_out;           // LSTM: [rows, H] cell; forward: out, backward: in
   // Backward. The gradient of h_out is dh + dy.
   const float* dy;  // [rows, H], row stride ldy; nullptr: zeros
   int64_t ldy;
   float* dh;  // [rows, H], row stride H; GRU: replaced by the part that h gets without a product
-  float* dc;  // LSTM: [rows, H], row stride H: gradient of the cell, replaced by that of c
+  float* dc;  // LSTM: [rows, H]: gradient of the cell, replaced by that of c
   float* dreset;  // GruBefore: [rows, H], row stride H: gradient of r * h
 };
 

@@ -40,7 +40,7 @@ GRU_INLINE void forward_units(const CellArgs& args, const Place& at) {
   const int64_t state = at.row * args.ld_state + at.unit;
   if constexpr (Cell::kReadsH) u.h = load_columns(args.h + state, at.left);
   if constexpr (Cell::kWritesC) {
-    u.c = load_columns(args.c + at.row * args.hidden + at.unit, at.left);
+    u.c = load_columns(args.c + at.row * args.ld_cell + at.unit, at.left);
   } else if constexpr (Cell::kReadsC) {
     u.c = load_columns(args.h + state, at.left);
   }
@@ -49,7 +49,7 @@ GRU_INLINE void forward_units(const CellArgs& args, const Place& at) {
   GRU_UNROLL
   for (int g = 0; g < Cell::kChains; ++g) store(at.slots + Cell::slot(g) * V, u.kept[g]);
   if constexpr (Cell::kWritesC) {
-    store_columns(args.c_out + at.row * args.hidden + at.unit, u.c, at.left);
+    store_columns(args.c_out + at.row * args.ld_cell + at.unit, u.c, at.left);
   }
   float* h_out = Cell::kWritesGate ? args.reset : args.h_out;
   store_columns(h_out + state, u.h_out, at.left);
@@ -59,6 +59,7 @@ template <class Cell, class Slopes>
 GRU_INLINE void backward_units(const CellArgs& args, const Place& at) {
   constexpr int V = Vec::kWidth;
   const int64_t own = at.row * args.hidden + at.unit;
+  const int64_t cell = at.row * args.ld_cell + at.unit;
   Delta<Vec> d;
   GRU_UNROLL
   for (int g = 0; g < Cell::kSlots; ++g) d.slot[g] = load(at.slots + g * V);
@@ -72,14 +73,14 @@ GRU_INLINE void backward_units(const CellArgs& args, const Place& at) {
   d.has_peephole = false;
   if constexpr (Cell::kPeephole) load_peephole(args, at.unit, d);
   if constexpr (Cell::kWritesC) {
-    d.c = load_columns(args.c + own, at.left);
-    d.c_out = load_columns(args.c_out + own, at.left);
-    d.dc = load_columns(args.dc + own, at.left);
+    d.c = load_columns(args.c + cell, at.left);
+    d.c_out = load_columns(args.c_out + cell, at.left);
+    d.dc = load_columns(args.dc + cell, at.left);
   }
   Cell::backward(d, Slopes{*args.params});
   GRU_UNROLL
   for (int g = 0; g < Cell::kSlots; ++g) store(at.slots + g * V, d.slot[g]);
-  if constexpr (Cell::kWritesC) store_columns(args.dc + own, d.dc, at.left);
+  if constexpr (Cell::kWritesC) store_columns(args.dc + cell, d.dc, at.left);
   if constexpr (kOfGru) store_columns(args.dh + own, d.dh, at.left);
 }
 

@@ -15,6 +15,7 @@ struct DirectionPass {
         T_(tape.T),
         N_(tape.N),
         K_(tape.K),
+        C_(tape.C),
         H_(layer.H),
         I_(layer.I),
         V_(layer.width()),
@@ -37,19 +38,28 @@ struct DirectionPass {
     return own_.h.floats() + (place * N_ + row) * K_;
   }
   float* c_at(int64_t place, int64_t row) const {
-    return own_.c.floats() + (place * N_ + row) * H_;
+    return own_.c.floats() + (place * N_ + row) * C_;
+  }
+  // What the cell of step t gives, before it is blended with the state before it.
+  float* new_h_at(int64_t t, int64_t row) const {
+    if (!tape_.blends()) return h_at(after(t), row);
+    return own_.new_h.floats() + (t * N_ + row) * K_;
+  }
+  float* new_c_at(int64_t t, int64_t row) const {
+    if (!tape_.blends()) return c_at(after(t), row);
+    return own_.new_c.floats() + (t * N_ + row) * C_;
   }
 
+  // [T*N, K]: what the recurrent products of all steps multiply: h, or r * h, of the step before.
+  const float* operands(bool of_reset) const {
+    if (tape_.recurrent_mask != nullptr) {
+      return (of_reset ? own_.masked_reset : own_.masked_h).floats();
+    }
+    return of_reset ? own_.reset.floats() : h_at(before(0), 0);
+  }
   // [n, K]: what a phase multiplies with its recurrent weights.
   const float* operand(const TrainPhase& phase, int64_t t, int64_t begin) const {
-    return phase.of_reset ? own_.reset.floats() + (t * N_ + begin) * H_ : h_at(before(t), begin);
-  }
-  // States before (after) each step, over all steps.
-  const float* previous(const Lease& states, int64_t size) const {
-    return states.floats() + before(0) * N_ * size;
-  }
-  const float* next(const Lease& states, int64_t size) const {
-    return states.floats() + after(0) * N_ * size;
+    return operands(phase.of_reset) + (t * N_ + begin) * K_;
   }
 
   // [panel][3][V], so that a cell reads it beside its slots.
@@ -74,10 +84,11 @@ struct DirectionPass {
     args.params = &layer_.params[static_cast<size_t>(d_)];
     args.peephole = tape_.weights.p != nullptr ? peephole_.floats() : nullptr;
     args.ld_state = H_;
+    args.ld_cell = C_;
     args.h = h_at(before(t), begin);
     if (layer_.layout.lstm) {
       args.c = c_at(before(t), begin);
-      args.c_out = c_at(after(t), begin);
+      args.c_out = new_c_at(t, begin);
     }
     return args;
   }
@@ -86,7 +97,7 @@ struct DirectionPass {
   RecurrentTape::Data& tape_;
   DirectionTape& own_;
   const int64_t d_;
-  const int64_t T_, N_, K_, H_, I_, V_, S_, panels_;
+  const int64_t T_, N_, K_, C_, H_, I_, V_, S_, panels_;
   const bool reverse_, projected_;
   Lease peephole_;
 };

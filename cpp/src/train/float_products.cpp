@@ -127,9 +127,9 @@ class FloatBackward final : public BackwardProducts, DirectionPass {
                 to.floats());
     };
     if (to_.dw != nullptr) share(x_form(), tape_.x, packed_x_);
-    if (to_.dr != nullptr) share(h_form(), previous(own_.h, K_), packed_h_);
+    if (to_.dr != nullptr) share(h_form(), operands(false), packed_h_);
     if (to_.dr != nullptr && layer_.layout.gru_before) {
-      share(h_form(), own_.reset.floats(), packed_reset_);
+      share(h_form(), operands(true), packed_reset_);
     }
     if (to_.dx == nullptr) return;
     const TrainPanels form = input_form();

@@ -148,9 +148,9 @@ class LowBackward final : public BackwardProducts, DirectionPass {
       pack_low_rows(form, team.begin(form.blocks()), team.end(form.blocks()), row, to.bytes());
     };
     if (to_.dw != nullptr) share(x_form(), tape_.x, packed_x_);
-    if (to_.dr != nullptr) share(h_form(), previous(own_.h, K_), packed_h_);
+    if (to_.dr != nullptr) share(h_form(), operands(false), packed_h_);
     if (to_.dr != nullptr && layer_.layout.gru_before) {
-      share(h_form(), own_.reset.floats(), packed_reset_);
+      share(h_form(), operands(true), packed_reset_);
     }
     if (to_.dx == nullptr) return;
     const int64_t first = team.begin(rows());

@@ -14,26 +14,6 @@ namespace {
 // Products of fewer multiplications are done before another thread is awake.
 constexpr int64_t kWorthThreads = 2'000'000;
 
-// Blocks [begin, end) of b [n, k] as a matrix of k rows.
-void pack_transposed(const float* b, const TrainPanels& form, int64_t begin, int64_t end,
-                     float* to) {
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * form.columns();
-    const int64_t used = std::min(form.columns(), form.n - first);
-    const int64_t whole = (used + form.width - 1) / form.width * form.width;
-    float* panel = to + block * form.block_stride();
-    // Few rows at a time, so that the lines written stay in the first cache.
-    for (int64_t low = 0; low < form.k; low += 32) {
-      const int64_t high = std::min(form.k, low + 32);
-      for (int64_t j = 0; j < whole; ++j) {
-        for (int64_t i = low; i < high; ++i) {
-          panel[i * whole + j] = j < used ? b[(first + j) * form.k + i] : 0.0f;
-        }
-      }
-    }
-  }
-}
-
 void multiply_rows(const Matmul& p, const KernelTable& kernels, const TrainPanels& form,
                    const float* packed, const Team& team) {
   const int64_t first = team.begin(p.m);

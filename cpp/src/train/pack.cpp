@@ -55,6 +55,25 @@ void pack_gate_rows(const RecurrentTraining::Impl& layer, const float* w, const 
   }
 }
 
+void pack_transposed(const float* from, const TrainPanels& form, int64_t begin, int64_t end,
+                     float* to) {
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * form.columns();
+    const int64_t used = std::min(form.columns(), form.n - first);
+    const int64_t whole = (used + form.width - 1) / form.width * form.width;
+    float* panel = to + block * form.block_stride();
+    // Few rows at a time, so that the lines written stay in the first cache.
+    for (int64_t low = 0; low < form.k; low += 32) {
+      const int64_t high = std::min(form.k, low + 32);
+      for (int64_t j = 0; j < whole; ++j) {
+        for (int64_t i = low; i < high; ++i) {
+          panel[i * whole + j] = j < used ? from[(first + j) * form.k + i] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
 void pack_rows(const float* from, int64_t ld, const TrainPanels& form, int64_t begin, int64_t end,
                float* to) {
   for (int64_t block = begin; block < end; ++block) {

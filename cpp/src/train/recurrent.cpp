@@ -61,6 +61,17 @@ void check(const RecurrentAttributes& a, int64_t input_size, int64_t hidden_size
     refuse("clip is " + std::to_string(a.clip) + "; it must be finite and not negative");
   }
   if (a.coupled && a.cell != "lstm") refuse("coupled is 1; only a cell 'lstm' allows it");
+  for (const double share : {a.zoneout_h, a.zoneout_c}) {
+    if (share >= 0.0 && share < 1.0) continue;
+    refuse("zoneout is " + std::to_string(share) + "; it must be at least 0 and below 1");
+  }
+  if (a.zoneout_c > 0 && a.cell != "lstm") refuse("zoneout of c; only a cell 'lstm' has one");
+  if (!(a.norm_epsilon > 0.0) || std::isinf(a.norm_epsilon)) {
+    refuse("norm_epsilon is " + std::to_string(a.norm_epsilon) + "; it must be positive");
+  }
+  if (!(a.skip_cost >= 0.0) || std::isinf(a.skip_cost)) {
+    refuse("skip_cost is " + std::to_string(a.skip_cost) + "; it must be finite and not negative");
+  }
 }
 
 // The activations of a cell, or what ONNX takes when none are named.
@@ -134,6 +145,10 @@ RecurrentTraining::RecurrentTraining(const RecurrentAttributes& attributes, int6
   impl->reverse_first = attributes.direction == "reverse";
   impl->threads = num_threads;
   impl->low = training_type(*impl->kernels, type);
+  impl->zoneout_h = static_cast<float>(attributes.zoneout_h);
+  impl->zoneout_c = static_cast<float>(attributes.zoneout_c);
+  impl->epsilon = static_cast<float>(attributes.norm_epsilon);
+  impl->skip_cost = static_cast<float>(attributes.skip_cost);
   const size_t per = attributes.cell == "rnn" ? 1 : attributes.cell == "lstm" ? 3 : 2;
   const auto functions = activations_of(attributes, per, static_cast<size_t>(impl->D));
   for (size_t d = 0; d < static_cast<size_t>(impl->D); ++d) {
@@ -148,6 +163,11 @@ int64_t RecurrentTraining::gates() const { return impl_->G; }
 int64_t RecurrentTraining::input_size() const { return impl_->I; }
 int64_t RecurrentTraining::hidden_size() const { return impl_->H; }
 bool RecurrentTraining::is_lstm() const { return impl_->layout.lstm; }
+int64_t RecurrentTraining::cell_size(const Weights& weights) const {
+  const int64_t cell = is_lstm() ? impl_->H : 0;
+  const int64_t gates = weights.gate_recurrence != nullptr ? 3 * impl_->H : 0;
+  return cell + gates + (weights.skip != nullptr ? 1 : 0);
+}
 
 Part Split::part(const Team& team, int64_t rows, int64_t panels) const {
   if (by_rows || team.size() == 1) {
@@ -156,12 +176,17 @@ Part Split::part(const Team& team, int64_t rows, int64_t panels) const {
   return {0, rows, team.begin(panels), team.end(panels), true};
 }
 
-Split split_of(const RecurrentTraining::Impl& layer, int64_t T, int64_t N, int64_t K) {
+Split split_of(const RecurrentTraining::Impl& layer, const RecurrentTape::Data& tape) {
+  const int64_t T = tape.T, N = tape.N, K = tape.K;
   // Measured: a team is awake after some microseconds, and meets in less than one.
   constexpr int64_t kWorthTeam = 2'000'000, kWorthMeeting = 200'000;
   constexpr int64_t kRowsEach = 8, kKeptBytes = 3 << 19;
   const int64_t step = N * layer.G * layer.H * K;
   if (layer.threads <= 1 || step * T < kWorthTeam) return {1, true};
+  // What surrounds the cells of rare layers works on whole rows.
+  if (!tape.plain()) {
+    return {static_cast<int>(std::clamp<int64_t>(N / kRowsEach, 1, layer.threads)), true};
+  }
   const int64_t bytes = layer.G * layer.H * K * int64_t{sizeof(float)};
   const bool by_rows = N >= kRowsEach * layer.threads && bytes <= kKeptBytes;
   if (by_rows) return {layer.threads, true};

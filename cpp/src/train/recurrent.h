@@ -50,6 +50,7 @@ struct RecurrentTraining::Impl {
   bool reverse_first;
   int threads;
   std::optional<LowType> low;  // of the products; nothing for float32
+  float zoneout_h, zoneout_c, epsilon, skip_cost;
 
   bool reverse(int64_t d) const { return d == 1 || reverse_first; }
   int64_t width() const { return kernels->width; }
@@ -63,19 +64,40 @@ struct DirectionTape {
   Lease c;       // [T+1, N, H]
   Lease hidden;  // [T, N, H] before the projection
   Lease reset;   // [T, N, H]: r * h
+
+  // Of steps that are blended with the state before them: what the cell gave, [T, N, K] and
+  // [T, N, C]; of those that may be skipped the probability of the next update, [T, N].
+  Lease new_h, new_c, probability;
+  Lease masked_h, masked_reset;  // [T, N, K]: what the recurrent products saw
+  // LSTMs by rows (engine/lstm_row.h): gates, later their deltas, and inputs and states
+  // normalised, [T*N, 4H]; the cell normalised, and what the output gate multiplies, [T*N, H];
+  // the reciprocal deviations of the three, [3, T*N].
+  Lease gates, x_hat, h_hat, c_hat, squashed, scales;
 };
 
 struct RecurrentTape::Data {
   std::shared_ptr<const RecurrentTraining::Impl> layer;
   RecurrentTraining::Weights weights;
   int64_t T, N, K;
+  int64_t C;       // size of the state c
   const float* x;  // in the order of rows below
+  const float *recurrent_mask, *keep_h, *keep_c;
   Lease sorted_x;
   // With lengths: rows by falling length, that length, and how many rows live in each step.
   bool sorted;
   std::vector<int64_t> rows, lengths, live;
   std::vector<DirectionTape> directions;
   bool used = false;
+
+  bool fed() const { return weights.gate_recurrence != nullptr; }
+  bool normed() const { return weights.norm != nullptr; }
+  bool skips() const { return weights.skip != nullptr; }
+  // The state after a step is a blend of that before it and what the cell gives.
+  bool blends() const {
+    return skips() || keep_h != nullptr || layer->zoneout_h > 0 || layer->zoneout_c > 0;
+  }
+  bool by_rows() const { return fed() || normed(); }
+  bool plain() const { return !by_rows() && !blends() && recurrent_mask == nullptr; }
 
   int64_t live_at(int64_t t) const { return sorted ? live[static_cast<size_t>(t)] : N; }
   int64_t row(int64_t i) const { return sorted ? rows[static_cast<size_t>(i)] : i; }
@@ -105,7 +127,11 @@ struct Split {
   bool by_rows;
   Part part(const Team& team, int64_t rows, int64_t panels) const;
 };
-Split split_of(const RecurrentTraining::Impl& layer, int64_t T, int64_t N, int64_t K);
+Split split_of(const RecurrentTraining::Impl& layer, const RecurrentTape::Data& tape);
+
+// Rows by falling length, so that those alive are always the first (train/sorted_rows.cpp).
+void sort_rows(RecurrentTape::Data& tape, const int64_t* lengths);
+void gather_inputs(RecurrentTape::Data& tape, const RecurrentTraining::Impl& layer);
 
 // -- packing (train/pack.cpp): each takes the part [begin, end) of the panels or blocks ----------
 
@@ -115,6 +141,9 @@ void pack_gates(const RecurrentTraining::Impl& layer, const float* w, int64_t co
 // Rows (panel, slot, unit) of w as a matrix in panels of `columns` columns.
 void pack_gate_rows(const RecurrentTraining::Impl& layer, const float* w, const TrainPanels& form,
                     int first, int slots, int64_t begin, int64_t end, float* to);
+// The transpose of a row-major matrix [form.n, form.k].
+void pack_transposed(const float* from, const TrainPanels& form, int64_t begin, int64_t end,
+                     float* to);
 // A row-major matrix with row stride ld.
 void pack_rows(const float* from, int64_t ld, const TrainPanels& form, int64_t begin, int64_t end,
                float* to);

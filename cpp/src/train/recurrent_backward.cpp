@@ -18,8 +18,12 @@ DirectionBackward::DirectionBackward(const Impl& layer, RecurrentTape::Data& tap
                                      const OutputGradients& out, const Gradients& to)
     : DirectionPass(layer, tape, d), out_(out), to_(to) {
   const auto& layout = layer.layout;
+  if (tape.blends()) blend_.emplace(layer, tape, d);
+  if (tape.by_rows()) by_rows_.emplace(layer, tape, d);
   dh_ = take(N_ * K_);
-  if (layout.lstm) dc_ = take(N_ * H_);
+  if (C_ > 0) dc_ = take(N_ * C_);
+  if (tape.recurrent_mask != nullptr) masked_ = take(N_ * K_);
+  if (by_rows_ && !projected_) dhidden_ = take(N_ * H_);
   if (layout.gru_before) dreset_ = take(N_ * H_);
   if (projected_) {
     dhidden_ = take(N_ * H_);
@@ -34,15 +38,20 @@ DirectionBackward::DirectionBackward(const Impl& layer, RecurrentTape::Data& tap
 
 void DirectionBackward::run() {
   start();
-  const Split split = split_of(layer_, T_, N_, K_);
+  const Split split = split_of(layer_, tape_);
   const int threads = worth_threads() ? layer_.threads : 1;
   float* dx = tape_.sorted && to_.dx != nullptr ? sorted_dx_.floats() : to_.dx;
   const ProductGradients to{dx, d_ > 0 && !tape_.sorted,
                             to_.dw == nullptr ? nullptr : to_.dw + d_ * layer_.G * H_ * I_,
                             to_.dr == nullptr ? nullptr : to_.dr + d_ * layer_.G * H_ * K_};
-  products_ = backward_products(*this, to, std::max(split.threads, threads));
+  if (blend_) blend_->prepare();
+  if (by_rows_) {
+    by_rows_->prepare(to);
+  } else {
+    products_ = backward_products(*this, to, std::max(split.threads, threads));
+  }
   run_team(split.threads, [&](Team& team) { run_steps(team, split); });
-  clear_dead();
+  by_rows_ ? by_rows_->finish_steps(to_) : clear_dead();
   run_team(threads, [&](Team& team) { run_products(team); });
   finish();
 }
@@ -55,9 +64,9 @@ void DirectionBackward::start() {
     const bool h = out_.dh != nullptr && !empty, c = out_.dc != nullptr && !empty;
     float* dh = dh_.floats() + i * K_;
     h ? copy(dh, out_.dh + row * K_, K_) : clear(dh, K_);
-    if (!layer_.layout.lstm) continue;
-    float* dc = dc_.floats() + i * H_;
-    c ? copy(dc, out_.dc + row * H_, H_) : clear(dc, H_);
+    if (C_ == 0) continue;
+    float* dc = dc_.floats() + i * C_;
+    c ? copy(dc, out_.dc + row * C_, C_) : clear(dc, C_);
   }
   pack_peephole();
   if (tape_.sorted && out_.dy != nullptr) {
@@ -72,7 +81,7 @@ void DirectionBackward::start() {
 }
 
 void DirectionBackward::run_steps(Team& team, const Split& split) {
-  products_->pack_states(team);
+  if (products_) products_->pack_states(team);
   if (projected_) pack_projection(team);
   team.barrier();
   const Part part = split.part(team, N_, panels_);
@@ -89,7 +98,34 @@ void DirectionBackward::step(int64_t t, const Part& part, Team& team) {
   const int64_t live = tape_.live_at(t);
   const int64_t begin = std::min(part.row_begin, live);
   const int64_t n = std::min(part.row_end, live) - begin;
+  if (folds()) fold(t, begin, n);
+  if (blend_) blend_->split(t, begin, n, dh_.floats(), dc_.floats());
   if (projected_) project_back(t, begin, n, part, team);
+  if (by_rows_) {
+    float* dnew = dhidden_.floats() + begin * H_;
+    if (!projected_) copy(dnew, dh_.floats() + begin * H_, n * H_);
+    float* dh = dh_.floats() + begin * K_;
+    by_rows_->step_back(t, begin, n, dnew, dh, dc_.floats() + begin * C_);
+    if (tape_.recurrent_mask != nullptr) {
+      copy(masked_.floats() + begin * K_, dh, n * K_);
+      join_masked({t, begin, n}, dh_.floats(), false);
+    }
+  } else {
+    step_cells(t, begin, n, part, team);
+  }
+  if (blend_) blend_->join(begin, n, dh_.floats(), dc_.floats());
+  if (part.shares_rows) team.barrier();
+}
+
+void DirectionBackward::fold(int64_t t, int64_t begin, int64_t n) {
+  for (int64_t r = begin; r < begin + n && dy() != nullptr; ++r) {
+    float* dh = dh_.floats() + r * K_;
+    layer_.kernels->combine(Binary::kAdd, dh, 1, dy() + (t * N_ + r) * ld_dy(), 1, dh, K_);
+  }
+}
+
+void DirectionBackward::step_cells(int64_t t, int64_t begin, int64_t n, const Part& part,
+                                   Team& team) {
   const StepRows rows{t, begin, n};
   CellArgs args = gradient_args(t, begin, n);
   args.panel_begin = part.panel_begin;
@@ -98,28 +134,45 @@ void DirectionBackward::step(int64_t t, const Part& part, Team& team) {
   if (phases.size() == 1) {
     layer_.kernels->train->cell_backward[static_cast<int>(phases[0].kind)](args);
     if (part.shares_rows) team.barrier();
-    products_->carry(0, rows, dh_.floats(), layer_.layout.gru_after, part.shares_rows, team);
+    carry(0, rows, dh_.floats(), layer_.layout.gru_after, part, team);
   } else {
     layer_.kernels->train->cell_backward[static_cast<int>(phases[1].kind)](args);
     if (part.shares_rows) team.barrier();
-    products_->carry(1, rows, dreset_.floats(), false, part.shares_rows, team);
+    carry(1, rows, dreset_.floats(), false, part, team);
     if (part.shares_rows) team.barrier();
     args.dy = nullptr;
     layer_.kernels->train->cell_backward[static_cast<int>(phases[0].kind)](args);
     if (part.shares_rows) team.barrier();
-    products_->carry(0, rows, dh_.floats(), true, part.shares_rows, team);
+    carry(0, rows, dh_.floats(), true, part, team);
   }
-  if (part.shares_rows) team.barrier();
 }
 
 CellArgs DirectionBackward::gradient_args(int64_t t, int64_t begin, int64_t n) const {
   CellArgs args = cell_args(t, begin, n);
   args.dh = (projected_ ? dhidden_.floats() : dh_.floats()) + begin * H_;
-  if (!projected_ && dy() != nullptr) args.dy = dy() + (t * N_ + begin) * ld_dy();
+  if (!projected_ && dy() != nullptr && !folds()) args.dy = dy() + (t * N_ + begin) * ld_dy();
   args.ldy = ld_dy();
-  if (layer_.layout.lstm) args.dc = dc_.floats() + begin * H_;
+  if (layer_.layout.lstm) args.dc = dc_.floats() + begin * C_;
   if (layer_.layout.gru_before) args.dreset = dreset_.floats() + begin * H_;
   return args;
+}
+
+void DirectionBackward::carry(size_t i, const StepRows& rows, float* to, bool adds,
+                              const Part& part, const Team& team) {
+  if (tape_.recurrent_mask == nullptr) {
+    return products_->carry(i, rows, to, adds, part.shares_rows, team);
+  }
+  products_->carry(i, rows, masked_.floats(), false, part.shares_rows, team);
+  join_masked(rows, to, adds);
+}
+
+void DirectionBackward::join_masked(const StepRows& rows, float* to, bool adds) const {
+  for (int64_t r = rows.begin; r < rows.begin + rows.n; ++r) {
+    const float* mask = tape_.recurrent_mask + (d_ * N_ + tape_.row(r)) * K_;
+    const float* product = masked_.floats() + r * K_;
+    float* line = to + r * K_;
+    for (int64_t k = 0; k < K_; ++k) line[k] = (adds ? line[k] : 0.0f) + mask[k] * product[k];
+  }
 }
 
 // The gradient of the output before the projection.
@@ -129,7 +182,8 @@ void DirectionBackward::project_back(int64_t t, int64_t begin, int64_t n, const 
   if (!part.shares_rows || team.index() == 0) {
     for (int64_t r = 0; r < n; ++r) {
       const float* dh = dh_.floats() + (begin + r) * K_;
-      const float* own = dy() == nullptr ? nullptr : dy() + (t * N_ + begin + r) * ld_dy();
+      const bool none = dy() == nullptr || folds();
+      const float* own = none ? nullptr : dy() + (t * N_ + begin + r) * ld_dy();
       float* to = total + r * K_;
       copy(to, dh, K_);
       if (own != nullptr) layer_.kernels->combine(Binary::kAdd, to, 1, own, 1, to, K_);

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
+#include "train/blend.h"
+#include "train/lstm_by_rows.h"
 #include "train/products.h"
 
 namespace gruengine {
@@ -23,13 +26,22 @@ class DirectionBackward : DirectionPass {
     if (out_.dy == nullptr) return nullptr;
     return tape_.sorted ? sorted_dy_.floats() : out_.dy + d_ * K_;
   }
+  // Whether dh holds dy already.
+  bool folds() const { return tape_.blends() || tape_.by_rows(); }
+  void fold(int64_t t, int64_t begin, int64_t n);
   int64_t ld_dy() const { return tape_.sorted ? K_ : layer_.D * K_; }
 
   void start();
   void run_steps(Team& team, const Split& split);
   void pack_projection(const Team& team);
   void step(int64_t t, const Part& part, Team& team);
+  void step_cells(int64_t t, int64_t begin, int64_t n, const Part& part, Team& team);
   CellArgs gradient_args(int64_t t, int64_t begin, int64_t n) const;
+  // to = (to +) deltas of phase i times its recurrent weights, where they saw no masked values.
+  void carry(size_t i, const StepRows& rows, float* to, bool adds, const Part& part,
+             const Team& team);
+  // to = (to +) mask * product, for rows whose recurrent products saw masked values.
+  void join_masked(const StepRows& rows, float* to, bool adds) const;
   // The gradient of the output before the projection.
   void project_back(int64_t t, int64_t begin, int64_t n, const Part& part, Team& team);
   // Rows past their length have no deltas.
@@ -40,8 +52,10 @@ class DirectionBackward : DirectionPass {
 
   const RecurrentTraining::OutputGradients& out_;
   const RecurrentTraining::Gradients& to_;
+  std::optional<Blend> blend_;
+  std::optional<LstmByRows> by_rows_;
   std::unique_ptr<BackwardProducts> products_;
-  Lease dh_, dc_, dreset_, dhidden_, doutput_, projection_;
+  Lease masked_, dh_, dc_, dreset_, dhidden_, doutput_, projection_;
   Lease sorted_dx_, sorted_dy_, sums_, packed_hidden_;
 };
 

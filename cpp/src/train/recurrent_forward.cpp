@@ -2,9 +2,11 @@
 // The forward pass of training: the product with all inputs at once, then for each step the product
 // with the last output and the cell, whose gates stay where the products were.
 #include <algorithm>
-#include <numeric>
+#include <optional>
 
 #include "isa/denormals.h"
+#include "train/blend.h"
+#include "train/lstm_by_rows.h"
 #include "train/products.h"
 
 namespace gruengine {
@@ -22,21 +24,30 @@ class DirectionForward : DirectionPass {
   DirectionForward(const Impl& layer, RecurrentTape::Data& tape, int64_t d, const Inputs& in,
                    const Outputs& out)
       : DirectionPass(layer, tape, d), in_(in), out_(out) {
-    own_.slots = take(panels_ * T_ * N_ * S_ * V_);
     own_.h = take((T_ + 1) * N_ * K_);
-    if (layer.layout.lstm) own_.c = take((T_ + 1) * N_ * H_);
+    if (C_ > 0) own_.c = take((T_ + 1) * N_ * C_);
     if (projected_) own_.hidden = take(T_ * N_ * H_);
     if (layer.layout.gru_before) own_.reset = take(T_ * N_ * H_);
-    biases_ = take(panels_ * V_ * (S_ + 1));
+    if (tape.recurrent_mask != nullptr) {
+      own_.masked_h = take(T_ * N_ * K_);
+      if (layer.layout.gru_before) own_.masked_reset = take(T_ * N_ * H_);
+    }
+    if (tape.blends()) blend_.emplace(layer, tape, d);
     if (projected_) projection_ = take(projection_form().floats());
+    if (tape.by_rows()) {
+      by_rows_.emplace(layer, tape, d);
+      return;
+    }
+    own_.slots = take(panels_ * T_ * N_ * S_ * V_);
+    biases_ = take(panels_ * V_ * (S_ + 1));
   }
 
   void run() {
-    pack_biases();
+    if (!by_rows_) pack_biases();
     pack_peephole();
     start_states();
-    const Split split = split_of(layer_, T_, N_, K_);
-    products_ = forward_products(*this, split.threads);
+    const Split split = split_of(layer_, tape_);
+    if (!by_rows_) products_ = forward_products(*this, split.threads);
     run_team(split.threads, [&](Team& team) { run_member(team, split); });
     finish();
   }
@@ -65,20 +76,20 @@ class DirectionForward : DirectionPass {
   void start_states() {
     const int64_t start = reverse_ ? T_ : 0;
     float* h = h_at(start, 0);
-    float* c = layer_.layout.lstm ? c_at(start, 0) : nullptr;
+    float* c = C_ > 0 ? c_at(start, 0) : nullptr;
     for (int64_t i = 0; i < N_; ++i) {
       const int64_t row = d_ * N_ + tape_.row(i);
       in_.h0 != nullptr ? copy(h + i * K_, in_.h0 + row * K_, K_) : clear(h + i * K_, K_);
       if (c == nullptr) continue;
-      in_.c0 != nullptr ? copy(c + i * H_, in_.c0 + row * H_, H_) : clear(c + i * H_, H_);
+      in_.c0 != nullptr ? copy(c + i * C_, in_.c0 + row * C_, C_) : clear(c + i * C_, C_);
     }
   }
 
   void run_member(Team& team, const Split& split) {
-    products_->pack(team);
+    by_rows_ ? by_rows_->pack(team) : products_->pack(team);
     if (projected_ && team.index() == 0) pack_projection();
     team.barrier();
-    products_->multiply_inputs(bias(), team);
+    by_rows_ ? by_rows_->multiply_inputs(team) : products_->multiply_inputs(bias(), team);
     team.barrier();
     const Part part = split.part(team, N_, panels_);
     for (int64_t k = 0; k < T_; ++k) step(reverse_ ? T_ - 1 - k : k, part, team);
@@ -86,32 +97,44 @@ class DirectionForward : DirectionPass {
 
   void pack_projection() {
     const TrainPanels form = projection_form();
-    const float* p = tape_.weights.projection + d_ * K_ * H_;
-    for (int64_t block = 0; block < form.blocks(); ++block) {
-      const int64_t first = block * form.columns();
-      const int64_t whole = (std::min(form.columns(), K_ - first) + V_ - 1) / V_ * V_;
-      float* to = projection_.floats() + block * form.block_stride();
-      for (int64_t j = 0; j < whole; ++j) {
-        for (int64_t u = 0; u < H_; ++u) {
-          to[u * whole + j] = first + j < K_ ? p[(first + j) * H_ + u] : 0.0f;
-        }
-      }
-    }
+    pack_transposed(tape_.weights.projection + d_ * K_ * H_, form, 0, form.blocks(),
+                    projection_.floats());
   }
 
   void step(int64_t t, const Part& part, Team& team) {
     const int64_t live = tape_.live_at(t);
     const int64_t begin = std::min(part.row_begin, live), end = std::min(part.row_end, live);
     if (tape_.sorted) carry_dead(t, std::max(part.row_begin, live), part);
+    mask_rows(h_at(before(t), 0), own_.masked_h, t, begin, end);
+    if (by_rows_) by_rows_->step(t, begin, end - begin, output_at(t, begin));
     for (const TrainPhase& phase : layer_.layout.phases) {
+      if (by_rows_) break;
       if (phase.of_reset && part.shares_rows) team.barrier();
+      if (phase.of_reset) {
+        mask_rows(own_.reset.floats() + t * N_ * H_, own_.masked_reset, t, begin, end);
+      }
       run_phase(phase, t, begin, end, part, team);
     }
     if (projected_) {
       if (part.shares_rows) team.barrier();
       project(t, begin, end, part, team);
     }
+    if (blend_) blend_->forward(t, begin, end);
     if (part.shares_rows) team.barrier();
+  }
+
+  float* output_at(int64_t t, int64_t row) const {
+    return projected_ ? own_.hidden.floats() + (t * N_ + row) * H_ : new_h_at(t, row);
+  }
+
+  // One mask for all steps of a row.
+  void mask_rows(const float* from, const Lease& to, int64_t t, int64_t begin, int64_t end) const {
+    if (tape_.recurrent_mask == nullptr) return;
+    for (int64_t i = begin; i < end; ++i) {
+      const float* mask = tape_.recurrent_mask + (d_ * N_ + tape_.row(i)) * K_;
+      float* line = to.floats() + (t * N_ + i) * K_;
+      for (int64_t k = 0; k < K_; ++k) line[k] = mask[k] * from[i * K_ + k];
+    }
   }
 
   // Rows past their length: what the later products read must be finite, and in the reverse
@@ -120,8 +143,14 @@ class DirectionForward : DirectionPass {
     if (part.panel_begin != 0 || from >= part.row_end) return;
     const int64_t count = part.row_end - from;
     copy(h_at(after(t), from), h_at(before(t), from), count * K_);
-    if (layer_.layout.lstm) copy(c_at(after(t), from), c_at(before(t), from), count * H_);
+    if (C_ > 0) copy(c_at(after(t), from), c_at(before(t), from), count * C_);
     const int64_t row = t * N_ + from;
+    if (blend_) clear(new_h_at(t, from), count * K_);
+    if (blend_ && C_ > 0) clear(new_c_at(t, from), count * C_);
+    if (tape_.recurrent_mask != nullptr) {
+      clear(own_.masked_h.floats() + row * K_, count * K_);
+      if (layer_.layout.gru_before) clear(own_.masked_reset.floats() + row * H_, count * H_);
+    }
     if (layer_.layout.gru_before) clear(own_.reset.floats() + row * H_, count * H_);
     if (projected_) clear(own_.hidden.floats() + row * H_, count * H_);
   }
@@ -138,7 +167,7 @@ class DirectionForward : DirectionPass {
       products_->multiply_states(phase, {t, begin, n}, low, high, team);
       CellArgs args = cell_args(t, begin, n);
       const int64_t row = t * N_ + begin;
-      args.h_out = projected_ ? own_.hidden.floats() + row * H_ : h_at(after(t), begin);
+      args.h_out = output_at(t, begin);
       if (layer_.layout.gru_before) args.reset = own_.reset.floats() + row * H_;
       args.panel_begin = low;
       args.panel_end = high;
@@ -169,7 +198,7 @@ class DirectionForward : DirectionPass {
     args.b = projection_.floats() + low * form.block_stride();
     args.block_stride = form.block_stride();
     args.nv = form.nv();
-    args.c = h_at(after(t), begin) + low * form.columns();
+    args.c = new_h_at(t, begin) + low * form.columns();
     args.ldc = K_;
     args.c_block = form.columns();
     layer_.kernels->train->product(args);
@@ -192,57 +221,19 @@ class DirectionForward : DirectionPass {
       const bool empty = tape_.sorted && length == 0;
       float* h = out_.h + row * K_;
       empty ? clear(h, K_) : copy(h, h_at(last, i), K_);
-      if (!layer_.layout.lstm || out_.c == nullptr) continue;
-      float* c = out_.c + row * H_;
-      empty ? clear(c, H_) : copy(c, c_at(last, i), H_);
+      if (C_ == 0 || out_.c == nullptr) continue;
+      float* c = out_.c + row * C_;
+      empty ? clear(c, C_) : copy(c, c_at(last, i), C_);
     }
   }
 
   const Inputs& in_;
   const Outputs& out_;
+  std::optional<Blend> blend_;
+  std::optional<LstmByRows> by_rows_;
   std::unique_ptr<ForwardProducts> products_;
   Lease biases_, projection_;
 };
-
-// Rows by falling length, so that those alive are always the first.
-void sort_rows(RecurrentTape::Data& tape, const int64_t* lengths) {
-  const int64_t T = tape.T, N = tape.N;
-  bool full = true, in_order = true;
-  for (int64_t i = 0; i < N; ++i) {
-    if (lengths[i] < 0 || lengths[i] > T) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "RecurrentTraining: length " + std::to_string(lengths[i]) + " of row " +
-                      std::to_string(i) + "; it must be from 0 to " + std::to_string(T));
-    }
-    full = full && lengths[i] == T;
-    in_order = in_order && (i == 0 || lengths[i] <= lengths[i - 1]);
-  }
-  if (full) return;
-  tape.sorted = true;
-  tape.rows.resize(static_cast<size_t>(N));
-  std::iota(tape.rows.begin(), tape.rows.end(), 0);
-  std::stable_sort(tape.rows.begin(), tape.rows.end(),
-                   [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
-  for (const int64_t row : tape.rows) tape.lengths.push_back(lengths[row]);
-  int64_t live = N;
-  for (int64_t t = 0; t < T; ++t) {
-    while (live > 0 && tape.lengths[static_cast<size_t>(live - 1)] <= t) --live;
-    tape.live.push_back(live);
-  }
-}
-
-void gather_inputs(RecurrentTape::Data& tape, const Impl& layer) {
-  const int64_t T = tape.T, N = tape.N, I = layer.I;
-  tape.sorted_x = Lease(static_cast<size_t>(T * N * I) * sizeof(float));
-  float* to = tape.sorted_x.floats();
-  for (int64_t t = 0; t < T; ++t) {
-    for (int64_t i = 0; i < N; ++i) {
-      float* line = to + (t * N + i) * I;
-      i < tape.live_at(t) ? copy(line, tape.x + (t * N + tape.row(i)) * I, I) : clear(line, I);
-    }
-  }
-  tape.x = to;
-}
 
 }  // namespace
 
@@ -256,7 +247,11 @@ std::shared_ptr<RecurrentTape> RecurrentTraining::forward(const Weights& weights
   data->T = inputs.steps;
   data->N = inputs.rows;
   data->K = weights.k;
+  data->C = cell_size(weights);
   data->x = inputs.x;
+  data->recurrent_mask = inputs.recurrent_mask;
+  data->keep_h = inputs.keep_h;
+  data->keep_c = inputs.keep_c;
   data->sorted = false;
   if (inputs.lengths != nullptr) sort_rows(*data, inputs.lengths);
   if (data->sorted) gather_inputs(*data, *impl_);

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+// What surrounds the cells of rare recurrent nodes: zoneout, skipped steps, LSTMs by rows.
+#include <algorithm>
+#include <cstring>
+
+#include "engine/recurrent.h"
+#include "engine/skip.h"
+
+namespace gruengine {
+namespace {
+
+void copy(float* to, const float* from, int64_t n) {
+  if (n > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+
+// to = share * before + (1 - share) * given.
+void zone(float share, const float* before, const float* given, int64_t n, float* to) {
+  for (int64_t j = 0; j < n; ++j) to[j] = share * before[j] + (1.0f - share) * given[j];
+}
+
+// c = init + a * b for m rows of a; the columns of b are all there are.
+void multiply(const KernelTable& kernels, const float* a, int64_t lda, int64_t m,
+              const PackedMatrix& b, const float* init, int64_t ldi, float* c, int64_t ldc) {
+  GemmArgs args{};
+  args.m = m;
+  args.n = b.n;
+  args.k = b.k;
+  args.a = a;
+  args.lda = lda;
+  args.b = b.data;
+  args.block_stride = b.block_stride;
+  args.nv = b.nv;
+  args.init = init;
+  args.ldi = ldi;
+  args.c = c;
+  args.ldc = ldc;
+  kernels.gemm(args);
+}
+
+}  // namespace
+
+// One step of a direction: its cells, and what surrounds them.
+void RecurrentPlan::step_alone(const Sequence& s, const Moment& moment) const {
+  if (moment.fresh > 0 && by_rows) {
+    multiply_inputs(s, s.x + moment.first * N * I, moment.fresh * N, s.z);
+  } else if (moment.fresh > 0) {
+    project_inputs(s, moment.first, moment.fresh, Team(), 0);
+  }
+  float* y_now = s.y + moment.now * s.y_step;
+  if (!blends) return compute(s, moment, {0, moment.rows, y_now, s.c});
+  if (!skips) compute(s, moment, {0, moment.rows, s.new_h, s.new_c});
+  // Those rows alone whose time has come, in runs of neighbours.
+  const auto comes = [&](int64_t row) {
+    return skips && row < moment.rows && updates(s.c[row * C + C - 1]);
+  };
+  for (int64_t row = 0; row < moment.rows; ++row) {
+    if (!comes(row)) continue;
+    const int64_t first = row;
+    while (comes(row)) ++row;
+    compute(s, moment, {first, row - first, s.new_h, s.new_c});
+  }
+  blend(s, moment, y_now);
+}
+
+void RecurrentPlan::compute(const Sequence& s, const Moment& moment, const Rows& rows) const {
+  by_rows ? compute_by_rows(s, moment, rows) : compute_cells(s, moment, rows);
+  if (!projected) return;
+  Sequence moved = s;
+  moved.hidden += rows.first * H;
+  project(moved, rows.count, rows.h_out + rows.first * K, Team(), 0);
+}
+
+void RecurrentPlan::compute_cells(const Sequence& s, const Moment& moment, const Rows& rows) const {
+  const Team alone;
+  const int64_t first = rows.first;
+  const float* z_at = s.z;
+  for (const CellPhase& phase : s.direction->phases) {
+    const int64_t columns = panels * phase.gates * kernels->width;
+    StepArgs args = step_args(s, phase, moment);
+    args.panel_end = panels;
+    args.rows = rows.count;
+    args.x += first * I;
+    args.h += first * args.ldh;
+    if (args.c != nullptr) args.c += first * args.ldc;
+    args.c_out = rows.c_out + first * C;
+    if (args.h_out != s.reset && !projected) args.h_out = rows.h_out;
+    args.h_out += first * H;
+    if (args.gate != nullptr) args.gate += first * H;
+    args.z = phase.bias;
+    if (chunk_steps > 0) {
+      args.z = z_at + ((moment.now - moment.first) * N + first) * columns;
+      args.ldz = columns;
+    }
+    step_cells(s, phase, args, alone);
+    z_at += chunk_steps * N * columns;
+  }
+}
+
+// From what the cells gave to the state after the step and y.
+void RecurrentPlan::blend(const Sequence& s, const Moment& moment, float* y) const {
+  for (int64_t row = 0; row < moment.rows; ++row) {
+    const float* h = moment.h + row * K;
+    if (skips) {
+      skip_or_take(s, h, y + row * K, row);
+      continue;
+    }
+    zone(zoneout_h, h, s.new_h + row * K, K, y + row * K);
+    if (C == 0) continue;
+    float* c_at = s.c + row * C;
+    zone(zoneout_c, c_at, s.new_c + row * C, H, c_at);
+    copy(c_at + H, s.new_c + row * C + H, C - H);
+  }
+}
+
+void RecurrentPlan::skip_or_take(const Sequence& s, const float* h, float* y, int64_t row) const {
+  float* c_at = s.c + row * C;
+  const float left = c_at[C - 1];
+  const bool update = updates(left);
+  copy(y, update ? s.new_h + row * K : h, K);
+  if (update) copy(c_at, s.new_c + row * C, C - 1);
+  // What was given is read no more, so the sum may use its place.
+  const float p = update_probability(*kernels, s.direction->skip, K, y, s.new_h + row * K);
+  c_at[C - 1] = next_left(update, p, left);
+}
+
+LstmRow RecurrentPlan::row_of(const CellDirection& direction) const {
+  return {kernels, H, direction.by_rows.peephole, direction.by_rows.norm, epsilon};
+}
+
+// z [rows, 4H]: the share of the inputs in the sums of the gates, with the biases.
+void RecurrentPlan::multiply_inputs(const Sequence& s, const float* x_at, int64_t rows,
+                                    float* z_at) const {
+  const RowWeights& weights = s.direction->by_rows;
+  const bool normed = weights.norm != nullptr;
+  multiply(*kernels, x_at, I, rows, weights.w, normed ? nullptr : weights.bias, 0, z_at, 4 * H);
+  if (!normed) return;
+  const LstmRow row = row_of(*s.direction);
+  for (int64_t r = 0; r < rows; ++r) row.normalise_inputs(weights.bias, s.hats, z_at + r * 4 * H);
+}
+
+void RecurrentPlan::compute_by_rows(const Sequence& s, const Moment& moment,
+                                    const Rows& rows) const {
+  const RowWeights& weights = s.direction->by_rows;
+  const LstmRow row = row_of(*s.direction);
+  const int64_t width = 4 * H, first = rows.first;
+  if (chunk_steps == 0) {
+    multiply_inputs(s, s.x + (moment.now * N + first) * I, rows.count, s.sums);
+  } else {
+    const int64_t at = (moment.now - moment.first) * N + first;
+    copy(s.sums, s.z + at * width, rows.count * width);
+  }
+  const float* h_at = moment.h + first * K;
+  if (weights.norm == nullptr) {
+    multiply(*kernels, h_at, K, rows.count, weights.r, s.sums, width, s.sums, width);
+  } else {
+    multiply(*kernels, h_at, K, rows.count, weights.r, nullptr, 0, s.hats, width);
+    for (int64_t r = 0; r < rows.count; ++r) row.add_states(s.hats + r * width, s.sums + r * width);
+  }
+  const int64_t fed = weights.f.k;
+  if (fed > 0) {
+    multiply(*kernels, s.c + first * C + H, C, rows.count, weights.f, s.sums, width, s.sums, width);
+  }
+  float* outputs = projected ? s.hidden : rows.h_out;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    float* c_out = rows.c_out + (first + r) * C;
+    row.update({s.sums + r * width, s.c + (first + r) * C, c_out, s.hats, s.squashed,
+                outputs + (first + r) * H});
+    copy(c_out + H, s.sums + r * width, fed);
+  }
+}
+
+}  // namespace gruengine
