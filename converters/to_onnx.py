@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The graph as an ONNX file of opset 17: one RNN, LSTM or GRU node for each recurrent node.
 
+What these cannot say of a cell (projection, zoneout, skipped steps and the like) is a Scan.
 Operators of later opsets are written in the form of opset 17 where it has one. What it cannot say
 exactly is refused, with every reason. Weights keep their bits; the rows of an update gate that
 means the opposite change their sign.
@@ -18,6 +19,7 @@ from gruengine.converters import gates
 from gruengine.converters.base import ConversionError, Reason
 from gruengine.converters.onnx_recurrent import PARAMETERS
 from gruengine.converters.protobuf_write import MAX_BYTES, Writer
+from gruengine.converters.to_onnx_scan import ScanWriter
 from gruengine.converters.weight_layers import variants_of
 from gruengine.reference_shape import ONNX_DTYPES
 from gruengine.spec import Attr, Graph, ModelSpec, Node, Port
@@ -259,10 +261,8 @@ class _Exporter:
         attrs = node.attrs
         cell = str(attrs["cell"])
         inputs = [*node.inputs, *[""] * (9 - len(node.inputs))]
-        if inputs[8]:
-            self._refuse(node.name, "a projection", "ONNX's LSTM has none")
-        for what in variants_of(node):
-            self._refuse(node.name, what, "ONNX's recurrent operators have none")
+        if inputs[8] or variants_of(node):
+            return self._scan(node)
         written: dict[str, Attr] = {
             "direction": str(attrs["direction"]),
             "hidden_size": attrs["hidden_size"],
@@ -282,6 +282,14 @@ class _Exporter:
         while not kept[-1]:
             kept.pop()
         return [*nodes, Node(cell.upper(), tuple(kept), node.outputs, written, node.name)]
+
+    def _scan(self, node: Node) -> list[Node]:
+        """Write out what ONNX's operators for cells have not."""
+        writer = ScanWriter(node, self.tensors, self._fresh)
+        problems = writer.problems()
+        for what in problems:
+            self._refuse(node.name, what, "no operator that can stand in a Scan")
+        return [] if problems else writer.write()
 
     def _as_int32(self, inputs: list[str]) -> list[Node]:
         """Bring lengths to the type that ONNX gives them."""

@@ -165,10 +165,12 @@ def test_constant_of_shape_and_if():
 def test_onnx_refuses_with_every_reason():
     net = gr.Sequential([gr.LSTM(H, projection=3, return_sequences=True), gr.GRU(H)], input_size=I)
     spec = net.spec()
+    lstm = next(node for node in spec.graph.nodes if node.attrs.get("cell") == "lstm")
+    lstm.attrs.update(activations=["Sigmoid", "ScaledTanh", "Tanh"])
     gru = next(node for node in spec.graph.nodes if node.attrs.get("cell") == "gru")
     gru.attrs.update(update="take", activations=["Tanh", "Tanh"])
     found = refusals(to_onnx, spec)
-    assert "a projection: ONNX's LSTM has none" in found
+    assert "activation ScaledTanh with alpha 0.0 and beta 0.0: no operator that can" in found
     assert "update 'take' with the activations Tanh, Tanh" in found
     ports = [Port("x", "float32", (4,))], [Port("y", "float32", (4,))]
     affine = ModelSpec(Graph(*ports, [Node("Affine", ("x",), ("y",), {"alpha": 2.0})]), {})
