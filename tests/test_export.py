@@ -60,9 +60,14 @@ def can_say(spec):
             ::2
         ]
         exact = all(n == "Sigmoid" or (n, b) == ("HardSigmoid", 0.5) for n, b in pairs)
-        if len(node.inputs) > 8 or (node.attrs.get("update") == "take" and not exact):
+        if node.attrs.get("update") == "take" and not exact:
             return False
     return True
+
+
+def has_scans(spec):
+    """Whether a recurrent node has a projection, which ONNX's LSTM has not."""
+    return any(node.op == "Recurrent" and len(node.inputs) > 8 for node in spec.graph.nodes)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -70,11 +75,13 @@ def test_random_models(seed):
     rng = np.random.default_rng(seed)
     case = draw(rng, most=12, bidirectional=bool(seed % 3 == 0), bounded=True)
     if not can_say(case.spec):
-        with pytest.raises(ConversionError, match=r"projection|update 'take'"):
+        with pytest.raises(ConversionError, match="update 'take'"):
             to_onnx(case.spec)
         return
     x = case.input(rng, 2, 5)
     data = assert_same_in_onnx(case.spec, {"x": x})
+    if has_scans(case.spec):
+        return
     again = gr.load(data)
     ours = gr.Model.from_spec(case.spec)
     assert np.abs(again(x) - ours(x)).max() <= 1e-6
