@@ -28,7 +28,8 @@ Engine::Engine(std::shared_ptr<const ModelFile> file, const ModelOptions& option
       compute_type_(options.compute_type.value_or(compute_type_named(file_->compute_type))),
       low_(low_type(kernels_, compute_type_)),
       low_convolutions_(low_type_of_convolutions(kernels_, compute_type_)),
-      weights_(weight_bytes(*file_) * (low_ ? low_->weight_bytes * low_->terms : 4) / 4) {
+      weights_(weight_bytes(*file_) * (low_ ? low_->weight_bytes * (low_->terms == 1 ? 1 : 2) : 4) /
+               4) {
   if (options.num_threads < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 "num_threads is " + std::to_string(options.num_threads) + "; it must be 1 or more");

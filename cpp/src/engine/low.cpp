@@ -28,9 +28,11 @@ struct Block {
 
   float weight(int64_t row, int64_t column) const {
     if (first + column >= n) return 0.0f;
-    const float* weight = at(top + row % k, first + column);
+    const int64_t part = padded_rows(low, k);
+    if (row % part >= k) return 0.0f;
+    const float* weight = at(top + row % part, first + column);
     if (weight == nullptr) return 0.0f;
-    return row / k == 1 ? low_part(*weight) : *weight;
+    return row < part ? *weight : low_part(*weight);
   }
   int64_t place(int64_t row, int64_t column) const {
     return (row / low.group * columns + column) * low.group + row % low.group;
@@ -152,27 +154,10 @@ void pack_low(const LowType& low, const std::vector<int64_t>& parts, int64_t n, 
   }
 }
 
-int64_t LowBuffer::bytes() const {
-  const int64_t split = low->terms > 1 ? low->depth(k) * int64_t{sizeof(float)} : 0;
-  return rows * stride() + scale_bytes() + (split + 63) / 64 * 64;
-}
-
 LowRows LowBuffer::prepare(const float* from, int64_t ld, int64_t count, char* to) const {
   auto* scale = low->scaled ? reinterpret_cast<float*>(to + rows * stride()) : nullptr;
-  if (low->terms == 1) {
-    low->prepare({count, k, from, ld, 0.0f, to, stride(), scale});
-    return {to, stride(), scale};
-  }
-  auto* split = reinterpret_cast<float*>(to + rows * stride() + scale_bytes());
-  for (int64_t row = 0; row < count; ++row) {
-    const float* x = from + row * ld;
-    for (int64_t i = 0; i < k; ++i) {
-      split[i] = split[k + i] = x[i];
-      split[2 * k + i] = low_part(x[i]);
-    }
-    low->prepare({1, low->depth(k), split, 0, 0.0f, to + row * stride(), stride(), nullptr});
-  }
-  return {to, stride(), nullptr};
+  low->prepare({count, k, from, ld, 0.0f, to, stride(), scale, low->terms});
+  return {to, stride(), scale};
 }
 
 }  // namespace gruengine

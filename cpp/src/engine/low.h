@@ -29,12 +29,12 @@ struct LowMatrix {
 };
 
 // The kernels of a compute type. In bf16x3 rows and weights are sums of two bfloat16 values, high
-// and low, and three of their products count: k values become the 3 * k [high, high, low], k rows
-// of weights [high; low; high].
+// and low, and three of their products count (terms = 3 in isa/low_table.h).
 struct LowType : LowKernels {
-  int terms = 1;
+  int32_t terms = 1;
 
-  int64_t depth(int64_t k) const { return terms * k; }
+  // Values of a prepared row, and rows of a block.
+  int64_t depth(int64_t k) const { return terms == 1 ? k : 2 * padded_rows(*this, k); }
 };
 
 // Nothing for float32.
@@ -70,12 +70,9 @@ struct LowBuffer {
   int64_t rows = 0, k = 0;
 
   int64_t stride() const { return prepared_stride(*low, low->depth(k)); }
-  int64_t bytes() const;
+  int64_t bytes() const { return rows * stride() + (rows * int64_t{sizeof(float)} + 63) / 64 * 64; }
   // Prepares `count` rows into memory at `to` and returns them.
   LowRows prepare(const float* from, int64_t ld, int64_t count, char* to) const;
-
- private:
-  int64_t scale_bytes() const { return (rows * int64_t{sizeof(float)} + 63) / 64 * 64; }
 };
 
 }  // namespace gruengine

@@ -12,9 +12,11 @@ namespace {
 using Cell = RecurrentPlan::Cell;
 
 // Input products of a chunk should stay in L2 beside the recurrent weights. Where the weights do
-// not stay there themselves, longer chunks read the input weights less often.
+// not stay there themselves, longer chunks read the input weights less often; the faster the
+// products, the more that counts.
 constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kLongChunkBytes = 1 << 20;
+constexpr int64_t kLongLowChunkBytes = 2 << 20;
 
 // The order of gates in W, R and B, and so in the panels: LSTM i, o, f, c; GRU z, r, h.
 struct PhaseShape {
@@ -350,7 +352,8 @@ class RecurrentBuilder {
     const int64_t lanes = p_->lanes;
     if (T > 1 && !p_->skips) {
       const int64_t row = gates_ * p_->panels * p_->kernels->width * kFloat;
-      const int64_t chunk = row * p_->I > kLongChunkBytes ? kLongChunkBytes : kChunkBytes;
+      const int64_t longer = p_->low != nullptr ? kLongLowChunkBytes : kLongChunkBytes;
+      const int64_t chunk = row * p_->I > kLongChunkBytes ? longer : kChunkBytes;
       p_->chunk_steps = std::clamp<int64_t>(chunk / std::max<int64_t>(1, row * N), 1, T);
       p_->z = b_.scratch(lanes * p_->chunk_steps * N * row);
     }

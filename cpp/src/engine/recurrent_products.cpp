@@ -48,7 +48,8 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
     if (low != nullptr) {
       LowGemmArgs args = low_product(phase.low, begin, end, width);
       args.m = steps * N;
-      args.k = low->depth(I);
+      args.k = I;
+      args.terms = low->terms;
       args.a = prepared_x;
       args.init = init;
       args.c = c;
@@ -90,8 +91,7 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
     step.w = phase.low.data + block_bytes(*low, low->depth(I), vector);
   }
   step.h = rows_h.prepare(args.h, args.ldh, args.rows, rows + rows_x.bytes());
-  step.cell.input = low->depth(args.input);
-  step.cell.recurrent = low->depth(args.recurrent);
+  step.terms = low->terms;
   low->step[kind](step);
 }
 
@@ -115,7 +115,8 @@ void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, const Tea
   }
   LowGemmArgs args = low_product(s.direction->low_projection, begin, end, width);
   args.m = rows;
-  args.k = low->depth(H);
+  args.k = H;
+  args.terms = low->terms;
   args.a =
       rows_hidden.prepare(s.hidden, H, rows, member(s, team) + rows_x.bytes() + rows_h.bytes());
   args.c = y + begin * block;

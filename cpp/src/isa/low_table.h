@@ -16,6 +16,11 @@
 // chain of float32 additions in ascending k from its initial value; the order inside one output
 // depends on the instruction set and on k alone.
 //
+// Two parts (bfloat16 with terms = 3). Values are sums of a high and a low bfloat16. A prepared row
+// is [high, low], each of round_up(k, multiple) values, and a block has the high parts of its rows,
+// then the low ones. Products of two low parts are left out; the order of the others depends on the
+// instruction set alone.
+//
 // int8. Weights lie in [-127, 127], with a scale for each column. A row is prepared to integers in
 // [-127, 127] plus `zero_point`: scale = max(range, largest |value|) / 127. The sum S of the
 // products of the integers is exact, so it is the same on every instruction set; then
@@ -41,10 +46,11 @@ struct PrepareArgs {
   int64_t rows, k;
   const float* from;  // [rows, k], row stride ld
   int64_t ld;
-  float range;     // int8: the least that the largest |value| counts as; 0: none
-  void* to;        // [rows] of round_up(k, multiple) values, row stride `stride` bytes
-  int64_t stride;  // bytes, a multiple of 64
-  float* scale;    // [rows]; int8 only
+  float range;        // int8: the least that the largest |value| counts as; 0: none
+  void* to;           // [rows] of round_up(k, multiple) values, row stride `stride` bytes
+  int64_t stride;     // bytes, a multiple of 64
+  float* scale;       // [rows]; int8 only
+  int32_t terms = 1;  // 3: two parts
 };
 
 struct LowGemmArgs {
@@ -57,6 +63,7 @@ struct LowGemmArgs {
   int64_t ldi;
   float* c;  // as in GemmArgs
   int64_t ldc;
+  int32_t terms = 1;  // 3: two parts
 };
 
 struct LowStepArgs {
@@ -65,6 +72,7 @@ struct LowStepArgs {
   LowRows h;             // cell.h, prepared
   const void* w;         // panels; when cell.input == 0, the first block of recurrent rows
   int64_t panel_stride;  // bytes from one panel to the next
+  int32_t terms = 1;     // 3: two parts
 };
 
 struct LowKernels {

@@ -22,7 +22,8 @@ struct GemmJob {
 
   TileSegment segment(int, int64_t block) const {
     const uint8_t* b = static_cast<const uint8_t*>(args.b) + block * args.block_stride;
-    return {args.a, b, b + kHead, (args.k + Kind::kMultiple - 1) / Kind::kMultiple};
+    const int64_t tiles = (args.k + Kind::kMultiple - 1) / Kind::kMultiple;
+    return {args.a, b, b + kHead, tiles, args.terms == 3};
   }
 
   TileStart start(int64_t block, int64_t row, int c) const {

@@ -31,7 +31,8 @@ struct TileSegment {
   LowRows rows;
   const uint8_t* head;     // of the block; int8: scales and starts come first
   const uint8_t* weights;  // groups of all gates
-  int64_t tiles;
+  int64_t tiles;           // of a row
+  bool parts;              // each of them has a low one, `tiles` behind it, and so have the weights
 };
 
 struct TileStart {
@@ -62,8 +63,10 @@ struct TileFeed {
   const uint8_t* second;  // the rows of the second block
   int64_t a_stride;
   const uint8_t* b;  // the first gate of the pass
-  int64_t left;      // of k
+  int64_t left;      // of k, each thrice where there are two parts
+  int64_t low;       // tiles from the high to the low part; 0: there is one part
   int blocks, mask;
+  int term = 0;  // high * high, low * high, high * low
 
   static constexpr int per_pass(int blocks) { return blocks == 2 ? 2 : Job::kChains; }
   static constexpr bool has(int s, int first, int blocks, int gate) {
@@ -91,13 +94,20 @@ struct TileFeed {
     } else {
       issue_one<2, mask_of(0, 0, 2), mask_of(0, 2, 2), mask_of(kLast, 2, 2)>();
     }
-    a += kTileBytes;
-    second += kTileBytes;
-    b += Job::kGates * kTileRows * kTileBytes;
     --left;
+    if (low > 0 && term == 0) return turn(1, low, 0);
+    if (low > 0 && term == 1) return turn(2, -low, low);
+    turn(0, 1, low > 0 ? 1 - low : 1);
   }
 
  private:
+  GRU_ALWAYS_INLINE void turn(int next, int64_t rows, int64_t weights) {
+    term = next;
+    a += rows * kTileBytes;
+    second += rows * kTileBytes;
+    b += weights * (Job::kGates * kTileRows * kTileBytes);
+  }
+
   // Those of the mask at hand, which is one of these.
   template <int RB, int M, int... Others>
   GRU_ALWAYS_INLINE void issue_one() const {
@@ -137,7 +147,10 @@ constexpr int kWoven = 4;  // rows
 template <class Job>
 GRU_INLINE int64_t tiles_of_panel(const Job& job) {
   int64_t tiles = 0;
-  for (int s = 0; s < Job::kSegments; ++s) tiles += job.segment(s, 0).tiles;
+  for (int s = 0; s < Job::kSegments; ++s) {
+    const TileSegment segment = job.segment(s, 0);
+    tiles += segment.tiles * (segment.parts ? 3 : 1);
+  }
   return tiles;
 }
 
@@ -211,7 +224,8 @@ class TileProduct {
     if constexpr (Kind::kScaled) start_integers<S, First, Count, RB>(part);
     const auto* rows = static_cast<const uint8_t*>(part.rows.data);
     weave({rows + row * part.rows.stride, rows + second * part.rows.stride, part.rows.stride,
-           part.weights + kGate * kTileBytes, part.tiles, RB, Feed::mask_of(S, First, RB)});
+           part.weights + kGate * kTileBytes, part.tiles * (part.parts ? 3 : 1),
+           part.parts ? part.tiles : 0, RB, Feed::mask_of(S, First, RB)});
     if constexpr (Kind::kScaled) {
       to.data += S * Job::kChains * kTileFloats;
       store_sums<First, Count, RB>(to, second - row);

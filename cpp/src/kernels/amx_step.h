@@ -45,14 +45,15 @@ struct StepJob {
   static constexpr int64_t kHead = Kind::kScaled ? kGates * kTileFloats * 8 : 0;
   int64_t input_bytes() const {
     const int64_t k = args.cell.input;
-    return k == 0 ? 0 : kHead + tiles(k) * (kGates * kTileRows * kTileBytes);
+    const int64_t parts = args.terms == 3 ? 2 : 1;
+    return k == 0 ? 0 : kHead + parts * tiles(k) * (kGates * kTileRows * kTileBytes);
   }
 
   TileSegment segment(int s, int64_t panel) const {
     const uint8_t* block = static_cast<const uint8_t*>(args.w) + panel * args.panel_stride;
-    if (s == 0) return {args.x, block, block + kHead, tiles(args.cell.input)};
-    block += input_bytes();
-    return {args.h, block, block + kHead, tiles(args.cell.recurrent)};
+    const int64_t n = tiles(s == 0 ? args.cell.input : args.cell.recurrent);
+    if (s == 1) block += input_bytes();
+    return {s == 0 ? args.x : args.h, block, block + kHead, n, args.terms == 3};
   }
 
   TileStart start(int64_t panel, int64_t row, int c) const {

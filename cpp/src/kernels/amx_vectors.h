@@ -21,6 +21,7 @@ struct TiledInt8Weights : Int8Weights {
 
 struct TiledBfloat16Weights {
   static constexpr int kGroup = 2;
+  static constexpr int kValueBytes = 2;
   static constexpr int kMultiple = Bfloat16Tiles::kMultiple;
 
   template <int NV, int P, int R>
@@ -51,6 +52,10 @@ struct TiledBfloat16Weights {
       // Rows behind the last are zero on both sides: one of them is as good as many.
       const int64_t n = left >= 16 ? 16 : left + 1;
       add_block<NV, R>(sums, a, t.a_stride, w, n);
+      if (t.a_low > 0) {
+        add_block<NV, R>(sums, a + t.a_low, t.a_stride, w, n);
+        add_block<NV, R>(sums, a, t.a_stride, w + t.b_low, n);
+      }
       a += kTileBytes;
       w += 16 * NV * V * 4;
     }
@@ -140,6 +145,7 @@ static void prepare_tiled_bfloat16(const PrepareArgs& args) {
   for (int64_t r = 0; r < args.rows; ++r) {
     const float* from = args.from + r * args.ld;
     uint8_t* to = static_cast<uint8_t*>(args.to) + r * args.stride;
+    const int64_t part_bytes = (args.k + 31) / 32 * 64;
     for (int64_t i = 0; i < args.k; i += 32) {
       const auto part = [&](int64_t at) {
         if (at >= args.k) return splat(0.0f);
@@ -148,6 +154,9 @@ static void prepare_tiled_bfloat16(const PrepareArgs& args) {
       const Vec low = part(i), high = part(i + 16);
       const __m512bh both = _mm512_cvtne2ps_pbh(high.v, low.v);
       __builtin_memcpy(to + i * 2, &both, sizeof(both));
+      if (args.terms == 1) continue;
+      const __m512bh rest = _mm512_cvtne2ps_pbh(low_part(high).v, low_part(low).v);
+      __builtin_memcpy(to + part_bytes + i * 2, &rest, sizeof(rest));
     }
   }
 }

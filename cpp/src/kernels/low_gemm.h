@@ -29,10 +29,12 @@ struct LowGemmTile {
         start(sums + (p * rows + r) * NV * V, row + r, column + p * NV * V);
       }
     }
-    add({static_cast<const uint8_t*>(args.a.data) + row * args.a.stride, args.a.stride,
-         args.a.scale == nullptr ? nullptr : args.a.scale + row,
-         static_cast<const uint8_t*>(args.b) + block * args.block_stride, args.block_stride,
-         (args.k + Weights::kGroup - 1) / Weights::kGroup, sums, NV, NV - 1});
+    add_terms<Weights>(add,
+                       {static_cast<const uint8_t*>(args.a.data) + row * args.a.stride,
+                        args.a.stride, args.a.scale == nullptr ? nullptr : args.a.scale + row,
+                        static_cast<const uint8_t*>(args.b) + block * args.block_stride,
+                        args.block_stride, 0, sums, NV, NV - 1},
+                       NV, args.k, args.terms);
     for (int p = 0; p < blocks; ++p) {
       for (int r = 0; r < rows; ++r) {
         finish(sums + (p * rows + r) * NV * V, row + r, column + p * NV * V);

@@ -4,6 +4,8 @@
 
 #include "isa/low_table.h"
 #include "kernels/base.h"
+#include "kernels/math.h"
+#include "kernels/products.h"
 
 GRU_BEGIN_KERNELS
 
@@ -53,13 +55,25 @@ static void prepare_int8(const PrepareArgs& args) {
   }
 }
 
+// What rounding to bfloat16 takes from a value; nothing where that is not finite.
+GRU_INLINE Vec low_part(Vec x) {
+  const Vec high = round_bfloat16(x);
+  return select(less(abs(high), infinity()), x - high, splat(0.0f));
+}
+
 // To floats that are bfloat16, since here the products are those of floats.
 static void prepare_bfloat16(const PrepareArgs& args) {
   const int64_t padded = (args.k + 1) / 2 * 2;
   for (int64_t r = 0; r < args.rows; ++r) {
     auto* to = reinterpret_cast<float*>(static_cast<uint8_t*>(args.to) + r * args.stride);
-    each_vector(args.from + r * args.ld, args.k, padded,
-                [&](Vec x, int64_t i) { store(to + i, round_bfloat16(x)); });
+    const auto put = [&](float* part, auto value) {
+      each_vector(args.from + r * args.ld, args.k, padded, [&](Vec x, int64_t i) {
+        store_columns(part + i, round_bfloat16(value(x)), padded - i);
+      });
+    };
+    put(to, [](Vec x) { return x; });
+    if (args.terms == 1) continue;
+    put(to + padded, [](Vec x) { return low_part(x); });
   }
 }
 

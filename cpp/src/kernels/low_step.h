@@ -37,10 +37,10 @@ GRU_INLINE void update_sums(const StepArgs& args, int64_t panel, int64_t row, in
 
 // Bytes of a block of k rows and NV vectors.
 template <class Weights, int NV>
-GRU_INLINE int64_t bytes_of_block(int64_t k) {
+GRU_INLINE int64_t bytes_of_block(int64_t k, int32_t terms) {
   const int64_t head = Weights::kGroup == 4 ? NV * Vec::kWidth * 8 : 0;
   const int64_t rows = (k + Weights::kMultiple - 1) / Weights::kMultiple * Weights::kMultiple;
-  return head + rows / Weights::kGroup * (NV * Vec::kWidth * 4);
+  return head + (terms == 3 ? 2 : 1) * rows / Weights::kGroup * (NV * Vec::kWidth * 4);
 }
 
 template <class Cell, class Weights>
@@ -61,21 +61,21 @@ struct LowStepTile {
     start_sums<Cell>(args.cell, panel, row, panels, rows, sums);
     const auto* w = static_cast<const uint8_t*>(args.w) + panel * args.panel_stride;
     if (args.cell.input > 0) {
-      add(tile(args.x, row, w, args.cell.input, G - 1, sums));
-      w += bytes_of_block<Weights, G>(args.cell.input);
+      add_terms<Weights>(add, tile(args.x, row, w, G - 1, sums), G, args.cell.input, args.terms);
+      w += bytes_of_block<Weights, G>(args.cell.input, args.terms);
     }
-    add(tile(args.h, row, w, args.cell.recurrent, Cell::recurrent_chain(G - 1), sums));
+    const LowTile last = tile(args.h, row, w, Cell::recurrent_chain(G - 1), sums);
+    add_terms<Weights>(add, last, G, args.cell.recurrent, args.terms);
     update_sums<Cell>(args.cell, panel, row, panels, rows, sums);
   }
 
-  LowTile tile(const LowRows& a, int64_t row, const uint8_t* w, int64_t k, int last,
-               float* sums) const {
+  LowTile tile(const LowRows& a, int64_t row, const uint8_t* w, int last, float* sums) const {
     return {static_cast<const uint8_t*>(a.data) + row * a.stride,
             a.stride,
             a.scale == nullptr ? nullptr : a.scale + row,
             w,
             args.panel_stride,
-            (k + Weights::kGroup - 1) / Weights::kGroup,
+            0,
             sums,
             Cell::kChains,
             last};

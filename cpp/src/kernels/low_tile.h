@@ -17,10 +17,11 @@ struct LowTile {
   const float* a_scale;
   const uint8_t* b;  // the first block
   int64_t b_stride;  // bytes
-  int64_t groups;    // of rows of a block
+  int64_t groups;    // of rows of a block; set, as the low parts are, by add_terms()
   float* to;         // [P][R] rows of `chains` vectors
   int chains;        // vectors of a row, NV or more
   int last;          // which of them the last vector of a block goes to; others go in order
+  int64_t a_low = 0, b_low = 0;  // bytes from high to low parts; 0: there is one part
 };
 
 // Vectors of sums of the largest tile, a cell having up to 4 / 3 as many of them as gates.
@@ -29,6 +30,22 @@ constexpr int kMostLowSums = (Vec::kRegisters + 2) / 3 * 4;
 template <int NV>
 GRU_INLINE int chain_of(const LowTile& t, int g) {
   return g == NV - 1 ? t.last : g;
+}
+
+// The products of k values, in each of their terms, with a block of NV vectors.
+template <class Weights>
+GRU_INLINE void add_terms(void (*add)(const LowTile&), LowTile t, int nv, int64_t k,
+                          int32_t terms) {
+  t.groups = (k + Weights::kGroup - 1) / Weights::kGroup;
+  if constexpr (Weights::kGroup == 2) {
+    if (terms == 3) {
+      const int64_t rows = (k + Weights::kMultiple - 1) / Weights::kMultiple * Weights::kMultiple;
+      t.groups = rows / 2;
+      t.a_low = rows * Weights::kValueBytes;
+      t.b_low = rows * nv * Vec::kWidth * 2;
+    }
+  }
+  add(t);
 }
 
 // Weights of int8: sums are exact, and become floats at the end.
@@ -86,6 +103,7 @@ struct Int8Weights {
 // Weights of bfloat16, widened: prepared values are floats already rounded.
 struct Bfloat16Weights {
   static constexpr int kGroup = 2;
+  static constexpr int kValueBytes = 4;
   static constexpr int kMultiple = 2;
 
   template <int NV, int P, int R>
@@ -93,13 +111,16 @@ struct Bfloat16Weights {
     constexpr int V = Vec::kWidth;
     Vec sums[P][R][NV];
     each<NV, P, R>(t, sums, [](Vec& sum, float* at) { sum = load(at); });
-    const auto* a = reinterpret_cast<const float*>(t.a);
     const int64_t stride = t.a_stride / 4;
-    for (int64_t i = 0; i < t.groups; ++i) {
-      const auto* row = reinterpret_cast<const uint16_t*>(t.b) + i * (NV * V * 2);
-      const int64_t block = t.b_stride / 2;
-      add_half<NV, P, R>(sums, a + 2 * i, stride, row, block, [](auto* w) { return even(w); });
-      add_half<NV, P, R>(sums, a + 2 * i + 1, stride, row, block, [](auto* w) { return odd(w); });
+    for (int term = 0; term < (t.a_low > 0 ? 3 : 1); ++term) {
+      const auto* a = reinterpret_cast<const float*>(t.a + (term == 1 ? t.a_low : 0));
+      const auto* b = reinterpret_cast<const uint16_t*>(t.b + (term == 2 ? t.b_low : 0));
+      for (int64_t i = 0; i < t.groups; ++i) {
+        const auto* row = b + i * (NV * V * 2);
+        const int64_t block = t.b_stride / 2;
+        add_half<NV, P, R>(sums, a + 2 * i, stride, row, block, [](auto* w) { return even(w); });
+        add_half<NV, P, R>(sums, a + 2 * i + 1, stride, row, block, [](auto* w) { return odd(w); });
+      }
     }
     each<NV, P, R>(t, sums, [](Vec& sum, float* at) { store(at, sum); });
   }

@@ -19,7 +19,8 @@ void multiply_rows(const LowRight& right, const GemmArgs& product, int64_t first
     LowGemmArgs part{};
     part.m = std::min(right.rows.rows, last - row);
     part.n = product.n;
-    part.k = right.rows.low->depth(product.k);
+    part.k = product.k;
+    part.terms = right.rows.low->terms;
     part.a = right.rows.prepare(product.a + row * product.lda, product.lda, part.m, memory);
     part.b = right.matrix.data;
     part.block_stride = right.matrix.block_stride;
