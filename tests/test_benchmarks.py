@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import recordings  # noqa: F401: makes the package known
+import recordings  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
