@@ -9,10 +9,10 @@ et al. 2016): five symbols of eight, then T blanks; the symbols must be repeated
 cross-entropy of 5 log(8) / (T + 10). RNN, IRNN (Le et al. 2015), LSTM and GRU train with Adam,
 64 units, rows of 32, clipped to norm 1.
 
-Result (seed 0, 1,000 updates, which is few): solved (a tenth of the loss of guessing) are adding by
-the IRNN at T = 20, 50 and 100 and by the GRU at 20 and 50, and copying by the RNN at T = 5. The
-LSTMs are on their way at best: adding at T = 20 at 0.21 of guessing; chrono biases help at T = 50
-(0.28 against 0.94). Nothing copies over 20 steps yet.
+Result (seed 0): below a tenth of the loss of guessing come, on adding after 2,000 updates, LSTM
+and GRU at T = 20, 50 and 100, the IRNN at 20 and 50, the RNN at none; on copying after 4,000
+updates, GRU and the LSTM with chrono biases (Tallec and Ollivier 2018) over 5, 10 and 20 blanks,
+the plain LSTM over 5 and 10 (0.27 over 20), RNN and IRNN over none.
 """
 
 from __future__ import annotations
@@ -61,16 +61,18 @@ def copying(rng: np.random.Generator, lag: int) -> tuple[np.ndarray, np.ndarray]
     return np.eye(KINDS + 2, dtype=np.float32)[given], wanted
 
 
+# How to make a batch, the loss, that of guessing, the rate, and how many updates.
 TASKS = {
-    "adding": (adding, "mse", lambda lag: 1 / 6, 1e-3),
+    "adding": (adding, "mse", lambda lag: 1 / 6, 5e-3, 2000),
     "copy": (copying, "cross_entropy",
-             lambda lag: SYMBOLS * math.log(KINDS) / (lag + 2 * SYMBOLS), 2e-3),
+             lambda lag: SYMBOLS * math.log(KINDS) / (lag + 2 * SYMBOLS), 1e-2, 4000),
 }  # fmt: skip
 
 
-def train(task: str, name: str, lag: int, steps: int, seed: int) -> float:
+def train(task: str, name: str, lag: int, seed: int, quick: bool) -> float:
     """Return the mean loss of the last tenth of a training, as a part of that of guessing."""
-    make, loss, guess, rate = TASKS[task]
+    make, loss, guess, rate, steps = TASKS[task]
+    steps = 20 if quick else steps
     layer = cells(lag)[name]
     layer.return_sequences = task == "copy"
     head = gr.Dense(KINDS + 2 if task == "copy" else 1)
@@ -84,13 +86,12 @@ def train(task: str, name: str, lag: int, steps: int, seed: int) -> float:
 def main() -> None:
     chosen = options(__doc__)
     lags = {"adding": [8] if chosen.quick else [20, 50, 100],
-            "copy": [4] if chosen.quick else [5, 20, 50]}  # fmt: skip
-    steps = 20 if chosen.quick else 1000
+            "copy": [4] if chosen.quick else [5, 10, 20]}  # fmt: skip
     made, axes = figure(1, 2, 10.0, 4.0)
     rows = []
     for ax, task in zip(axes, TASKS, strict=True):
         for colour, name in zip(COLOURS, cells(10), strict=False):
-            found = [train(task, name, lag, steps, chosen.seed) for lag in lags[task]]
+            found = [train(task, name, lag, chosen.seed, chosen.quick) for lag in lags[task]]
             rows += [[task, name, lag, value, "yes" if value < 0.1 else "no"]
                      for lag, value in zip(lags[task], found, strict=True)]  # fmt: skip
             ax.semilogy(lags[task], found, "o-", color=colour, label=name)
@@ -98,7 +99,7 @@ def main() -> None:
         ax.axhline(1, color="#999999", linestyle=":")
         ax.set_xlabel("lag T")
         ax.set_ylabel("loss / loss of guessing")
-        ax.set_title(f"{task}, after {steps} updates")
+        ax.set_title(f"{task}, after {20 if chosen.quick else TASKS[task][-1]} updates")
     axes[0].legend()
     save(made, chosen.out / "memory.png")
     table(chosen.out / "memory.md", ["task", "cell", "T", "loss / guessing", "solved"], rows)
