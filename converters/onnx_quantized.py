@@ -152,6 +152,7 @@ def _dynamic_quantize(call: Call) -> list[str]:
     scale = builder.emit("Where", steps, {}, [names[1] or "scale"])[0]
     start = call.tmp("Sub", [zero, call.tmp("Div", [low, scale])])
     point = call.tmp("Round", [call.tmp("Clip", [start, zero, most])])
+    builder.infos[point] = Info("float32", ())  # also where nothing is known of x
     rounded = call.tmp("Round", [call.tmp("Div", [x, scale])])
     value = call.tmp("Clip", [call.tmp("Add", [rounded, point]), zero, most])
     return [quantised(call, value, "uint8", names[0]), scale,

@@ -32,18 +32,6 @@ class Budget:
     def __init__(self, fields: int = MAX_TOTAL) -> None:
         self.left = fields
 
-    def spend(self, what: str) -> None:
-        """Count one field.
-
-        Raises
-        ------
-        ModelFileError
-            The file has more than ``MAX_TOTAL`` fields.
-        """
-        self.left -= 1
-        if self.left < 0:
-            raise ModelFileError(f"{what}: the file has more than {MAX_TOTAL} fields")
-
 
 def read_varint(data: memoryview, at: int, what: str) -> tuple[int, int]:
     """Return the unsigned number at ``at`` and the place after it."""
@@ -92,16 +80,35 @@ class Message:
         self.data, self.what, self.budget = data, what, budget
         # number -> (wire type, value or place of the first byte, place after it)
         self.fields: dict[int, list[tuple[int, int, int]]] = {}
-        at = count = 0
-        while at < len(data):
-            key, at = read_varint(data, at, what)
-            number, wire = key >> 3, key & 7
-            entry, at = self._entry(number, wire, at)
-            self.fields.setdefault(number, []).append(entry)
-            budget.spend(what)
+        at, count, end = 0, 0, len(data)
+        fields, most = self.fields, min(MAX_FIELDS, budget.left)
+        while at < end:
+            key = data[at]
+            if key < 0x80:
+                at += 1
+            else:
+                key, at = read_varint(data, at, what)
+            # What is short takes a short way: files may have a million fields.
+            size = data[at] if at < end else 0x80
+            if key & 7 == BYTES and size < min(0x80, end - at) and key > 7:
+                entry = (BYTES, at + 1, at + 1 + size)
+                at += 1 + size
+            else:
+                entry, at = self._entry(key >> 3, key & 7, at)
+            known = fields.get(key >> 3)
+            if known is None:
+                fields[key >> 3] = [entry]
+            else:
+                known.append(entry)
             count += 1
-            if count > MAX_FIELDS:
-                raise ModelFileError(f"{what} has more than {MAX_FIELDS} fields")
+            if count > most:
+                raise self._too_many(most)
+        budget.left -= count
+
+    def _too_many(self, most: int) -> ModelFileError:
+        if most == MAX_FIELDS:
+            return ModelFileError(f"{self.what} has more than {MAX_FIELDS} fields")
+        return ModelFileError(f"{self.what}: the file has more than {MAX_TOTAL} fields")
 
     def _entry(self, number: int, wire: int, at: int) -> tuple[tuple[int, int, int], int]:
         if number == 0 or number >= 1 << 29:
