@@ -159,11 +159,19 @@ def _sequential(config: Any, reasons: list[Reason], shape: Any) -> Net:
     for before, layer in itertools.pairwise(layers):
         if layer.kind == "InputLayer":
             raise Broken("an InputLayer inside of a Sequential")
-        if layer.kind in MODELS:
-            layer.net = read_net({"class_name": layer.kind, "config": layer.config}, reasons)
+        _look_inside(layer, reasons)
         net.calls.append(Call(layer.name, 0, (Ref(before.name),)))
     net.outputs, net.plain = [Ref(layers[-1].name)], True
     return net
+
+
+def _look_inside(layer: LayerDef, reasons: list[Reason]) -> None:
+    """Read the network of a layer that is a model, or that is one at every step."""
+    inner = layer.config.get("layer") if layer.kind == "TimeDistributed" else None
+    if layer.kind in MODELS:
+        layer.net = read_net({"class_name": layer.kind, "config": layer.config}, reasons)
+    elif isinstance(inner, dict) and inner.get("class_name") in MODELS:
+        layer.net = read_net(inner, reasons)
 
 
 def _input_shape(layer: LayerDef, entry: Any, config: Any) -> Any:
@@ -191,8 +199,7 @@ def _functional(config: dict[str, Any], reasons: list[Reason]) -> Net:
     net = Net(str(config.get("name", ""))[:200], {layer.name: layer for layer in layers})
     calls = []
     for layer, entry in zip(layers, config["layers"], strict=True):
-        if layer.kind in MODELS:
-            layer.net = read_net({"class_name": layer.kind, "config": layer.config}, reasons)
+        _look_inside(layer, reasons)
         if layer.kind == "GetItem":
             entry = _indexed(layer, entry)
         if layer.kind in keras_tf_ops.CLASSES:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gruengine.converters import (
     keras_conv,
+    keras_conv_lstm,
     keras_image,
     keras_layers,
     keras_more,
@@ -41,6 +42,7 @@ READERS = {
     **keras_image.READERS,
     **keras_more.READERS,
     **keras_conv.READERS,
+    **keras_conv_lstm.READERS,
 }
 
 _WHY = {
@@ -78,7 +80,7 @@ def parse_net(net: Net, era: Era, reasons: list[Reason], prefix: str = "") -> di
     found: dict[str, Parsed] = {}
     for layer in net.layers.values():
         where = prefix + layer.name
-        if layer.kind in MODELS:
+        if layer.net is not None or layer.kind in MODELS:
             if layer.net is not None:
                 found.update(parse_net(layer.net, era, reasons, f"{where}/"))
         elif layer.kind != "InputLayer":
@@ -156,7 +158,7 @@ class Builder(GraphParts):
                 self.reasons.append(Reason(where, f"a {layer.kind:.80} without input", "one"))
             elif len(known) < len(given):
                 pass  # what gives the others has been refused
-            elif layer.kind in MODELS:
+            elif layer.net is not None or layer.kind in MODELS:
                 found = self._inner(layer, known, where)
             else:
                 found = self._emit(where, known)
@@ -171,7 +173,23 @@ class Builder(GraphParts):
         if layer.net is None or len(layer.net.inputs) != len(given):
             self.reasons.append(Reason(where, f"a model of {len(given)} inputs", "as many as its"))
             return []
-        return self.run(layer.net, given, f"{where}/")
+        if layer.kind in MODELS:
+            return self.run(layer.net, given, f"{where}/")
+        try:
+            return list(self._every_step(layer.net, given[0], where))
+        except Refused as refused:
+            self.reasons.append(Reason(where, refused.what, refused.why))
+            return []
+
+    def _every_step(self, net: Net, x: Value, where: str) -> list[Value]:
+        """Run a model on every step of a sequence."""
+        self.need_no_mask(x)
+
+        def emit(one: Value) -> list[Value]:
+            found = self.run(net, [one], f"{where}/")
+            return [value for value in found if value is not None]
+
+        return keras_image.at_every_step(self, where, x, emit)
 
     def _emit(self, where: str, given: list[Value]) -> list[Value | None]:
         self._where = where

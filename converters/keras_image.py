@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gruengine.converters import keras_activations as acts
-from gruengine.converters.keras_base import Arrays, Config, Parsed, Refused, Value, Var
+from gruengine.converters.keras_base import AMBIGUOUS, Arrays, Config, Parsed, Refused, Value, Var
 from gruengine.spec import Attr, Dim
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def _image(value: Value) -> Value:
     return value
 
 
-def _pair(c: Config, key: str, default: int) -> list[int]:
+def pair_of(c: Config, key: str, default: int) -> list[int]:
+    """Return two positive sizes."""
     if c.config.get(key) is None:
         c.raw(key)
         return [default, default]
@@ -37,7 +38,7 @@ def _pair(c: Config, key: str, default: int) -> list[int]:
     return found
 
 
-def _windows(
+def windows(
     b: Builder, where: str, x: Value, kernel: list[int], strides: list[int], same: bool
 ) -> list[Dim]:
     """Return the number of windows along both axes."""
@@ -67,8 +68,8 @@ def _conv(c: Config) -> Parsed:
     bias = c.flag("use_bias", True)
     count = c.size("depth_multiplier", 1) if depthwise else c.size("filters")
     groups = 1 if depthwise else c.size("groups", 1)
-    kernel, strides = _pair(c, "kernel_size", 1), _pair(c, "strides", 1)
-    dilation = _pair(c, "dilation_rate", 1)
+    kernel, strides = pair_of(c, "kernel_size", 1), pair_of(c, "strides", 1)
+    dilation = pair_of(c, "dilation_rate", 1)
     same = c.choice("padding", ("valid", "same"), "valid") == "same"
     c.choice("data_format", (None, "channels_last"), "channels_last")
     found = acts.activation(c, "activation")
@@ -98,7 +99,7 @@ def _conv(c: Config) -> Parsed:
         }
         attrs.update({"auto_pad": "SAME_UPPER"} if same else {"pads": [0, 0, 0, 0]})
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-        sizes = _windows(b, c.where, x, reach, strides, same)
+        sizes = windows(b, c.where, x, reach, strides, same)
         out = Value(_moved(b, c.where, "Conv", names, attrs), (x.dims[0], *sizes, filters))
         return [acts.emit_activation(b, c.where, out, found)]
 
@@ -106,8 +107,8 @@ def _conv(c: Config) -> Parsed:
 
 
 def _pool(c: Config) -> Parsed:
-    kernel = _pair(c, "pool_size", 2)
-    strides = kernel if c.raw("strides") is None else _pair(c, "strides", 1)
+    kernel = pair_of(c, "pool_size", 2)
+    strides = kernel if c.raw("strides") is None else pair_of(c, "strides", 1)
     same = c.choice("padding", ("valid", "same"), "valid") == "same"
     c.choice("data_format", (None, "channels_last"), "channels_last")
     op = "MaxPool" if c.layer.kind.startswith("Max") else "AveragePool"
@@ -117,7 +118,7 @@ def _pool(c: Config) -> Parsed:
         attrs: dict[str, Attr] = {"kernel_shape": list(kernel), "strides": list(strides)}
         if same:
             attrs["auto_pad"] = "SAME_UPPER"
-        sizes = _windows(b, c.where, x, kernel, strides, same)
+        sizes = windows(b, c.where, x, kernel, strides, same)
         y = _moved(b, c.where, op, [x.name], attrs)
         return [Value(y, (x.dims[0], *sizes, x.dims[3]))]
 
@@ -201,5 +202,6 @@ def at_every_step(
         ends = b.ints(where, "sizes", sizes)
         whole = b.node(where, "Concat", [kept, ends], {"axis": 0})
         name = b.node(where, "Reshape", [y.name, whole], {})
-        found.append(replace(y, name=name, dims=(*lead, *sizes), mask=x.mask))
+        mask = x.mask if y.mask is None else AMBIGUOUS
+        found.append(replace(y, name=name, dims=(*lead, *sizes), mask=mask))
     return found

@@ -220,16 +220,16 @@ def _reshape(c: Config) -> Parsed:
 
 def _distributed(c: Config) -> Parsed:
     """Read a TimeDistributed: its layer at every step, which most layers do by themselves."""
+    from gruengine.converters.keras_graph import READERS as ALL
     from gruengine.converters.keras_graph import parse
 
     inner = c.inner("layer")
     if inner is None:
         return Parsed(lambda b, inputs, arrays: list(inputs))
-    whole = inner.kind in keras_image.READERS
-    if inner.kind not in _EVERY_STEP and not whole:
-        c.refuse(
-            f"of a {inner.kind:.80}", f"allowed: {', '.join([*_EVERY_STEP, *keras_image.READERS])}"
-        )
+    image, whole = inner.kind in keras_image.READERS, inner.kind not in _EVERY_STEP
+    known = inner.kind in ALL and inner.kind not in ("TimeDistributed", "Masking")
+    if not known or inner.config.get("stateful"):
+        c.refuse(f"of a {inner.kind:.80}", "a layer without a state that is converted by itself")
         return Parsed(lambda b, inputs, arrays: list(inputs))
     axis = inner.config.get("axis")
     # Axes of the inner layer count from the batch, without the time in between.
@@ -245,6 +245,8 @@ def _distributed(c: Config) -> Parsed:
             raise Refused(f"TimeDistributed of {list(x.dims)}", "[batch, time, ...]")
         if whole:
             own = arrays.below("layer")
+            if not image:
+                b.need_no_mask(x)
             return keras_image.at_every_step(b, c.where, x, lambda one: parsed.emit(b, [one], own))
         if not flat:
             return parsed.emit(b, inputs, arrays.below("layer"))

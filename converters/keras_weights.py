@@ -75,6 +75,8 @@ def _by_place(
         place = numbered(snake_case(layer.kind), counts)
         mine = holder.groups.get(place) if holder is not None else None
         if layer.net is not None:
+            if mine is not None and layer.kind not in MODELS:
+                mine = mine.groups.get("layer")
             if mine is None:
                 mine = Group(place)
             _by_place(layer.net, layers, mine, f"{where}/", found, weights)
@@ -162,7 +164,7 @@ def _inside(
 ) -> Iterator[tuple[str, Var]]:
     """Yield the arrays of a layer, or of all layers of a model in a model."""
     frozen = frozen or layer.config.get("trainable") is False
-    if layer.net is not None and layer.kind in MODELS:
+    if layer.net is not None:
         for inner in layer.net.layers.values():
             yield from _inside(inner, layers, f"{where}/{inner.name}", frozen)
     elif where in layers:

@@ -122,7 +122,10 @@ CASES: dict[str, tuple[Any, str]] = {
         with_layer(2, kh.layer("LayerNormalization", name="n", axis=[1, 2])), r"axis=\[1, 2\]"
     ),
     "layer around another": (
-        with_layer(2, kh.layer("TimeDistributed", name="t", layer=kh.layer("LSTM", units=2))),
+        with_layer(
+            2,
+            kh.layer("TimeDistributed", name="t", layer=kh.layer("LSTM", units=2, stateful=True)),
+        ),
         "TimeDistributed of a LSTM",
     ),
     "both ways of a Dense": (

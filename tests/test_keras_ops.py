@@ -114,6 +114,45 @@ def frames_of_a_film():
 
 
 @model
+def models_at_every_step():
+    def make(x, z):
+        words = keras.Input((5, 4))
+        y = L.Bidirectional(L.GRU(3, return_sequences=True))(words)
+        sentence = keras.Model(words, L.GlobalMaxPooling1D()(L.Dense(4, activation="tanh")(y)))
+        image = keras.Sequential([keras.Input((6, 6, 1)), L.Conv2D(2, 3), L.BatchNormalization(),
+                                  L.Flatten(), L.Dense(3)])  # fmt: skip
+        y = L.TimeDistributed(L.LSTM(3, return_sequences=True))(x)
+        y = L.TimeDistributed(L.GlobalAveragePooling1D())(L.TimeDistributed(L.Conv1D(2, 2))(y))
+        return [L.LSTM(3)(L.TimeDistributed(sentence)(x)), L.GRU(2)(y),
+                L.GRU(3)(L.TimeDistributed(image)(z))]  # fmt: skip
+
+    return net(make, (None, 5, 4), (None, 6, 6, 1))
+
+
+@model
+def cells_of_convolutions():
+    def make(x):
+        y = L.ConvLSTM2D(3, 3, padding="same", return_sequences=True)(x)
+        z = L.ConvLSTM2D(2, (2, 3), strides=(2, 1), recurrent_activation="hard_sigmoid",
+                         go_backwards=True)(L.BatchNormalization()(y))  # fmt: skip
+        return [z, L.LSTM(3)(L.TimeDistributed(L.Flatten())(y)),
+                L.ConvLSTM2D(2, 3, dilation_rate=2, use_bias=False)(x)]  # fmt: skip
+
+    return net(make, (4, 6, 7, 2))
+
+
+@model
+def rarer_convolutions():
+    def make(x, z):
+        y = L.SeparableConv1D(6, 3, padding="same", depth_multiplier=2, activation="tanh")(x)
+        y = L.GroupNormalization(3)(L.DepthwiseConv1D(3, strides=2)(y))
+        up = L.Conv1DTranspose(5, 4, strides=2, padding="same")(L.UpSampling1D(2)(y))
+        return [L.GRU(4)(up), L.UpSampling2D((2, 3))(z), L.GroupNormalization(-1)(z)]
+
+    return net(make, (None, 4), (4, 5, 4))
+
+
+@model
 def attention():
     def make(x, z):
         y = L.LSTM(4, return_sequences=True)(x)
