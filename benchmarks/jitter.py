@@ -20,7 +20,7 @@ import gruengine as gr
 from gruengine import paths
 
 QUANTILES = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
-STEPS = 200_000
+STEPS = 1_000_000
 
 
 def main() -> None:

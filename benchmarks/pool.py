@@ -91,12 +91,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--core", type=int, default=1)
+    parser.add_argument("--types", default="float32,bfloat16", help="compute types")
     options = parser.parse_args()
     stack = Stack("LSTM", SIZE)
     peer = onnx_model(stack)
     net = gr.Sequential([gr.LSTM(SIZE, return_sequences=True)], SIZE)
     with quiet(options.core):
-        throughput(net.compile(), peer, options.rounds)
+        for compute_type in options.types.split(","):
+            print(f"{compute_type}, {gr.info()['isa']}")
+            throughput(net.compile(compute_type=compute_type), peer, options.rounds)
         growth(net.compile(), options.rounds)
 
 

@@ -3,9 +3,10 @@
 
 ``python -m benchmarks.scheduler --plot benchmarks/results/`` runs each engine on one thread beside
 the one that gives the steps. The clock of a step starts when it should have been given, however the
-engine is doing. The peers are ONNX Runtime with one session for all streams, a step at a time, and
-the same with batches that wait for rows; both keep the states in arrays. Overheads of single steps
-come first.
+engine is doing. The peers are ONNX Runtime a step at a time (one session does for all streams: each
+feeds its own states) and the same with batches that wait for rows. The models are an LSTM and,
+where ``GRUENGINE_MODELS`` names the folder of the real ones, the first stage of DTLN, whose graph
+takes no batches in ONNX Runtime. Overheads of single steps come first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +33,59 @@ from gruengine._scheduler import Mailbox
 Array = np.ndarray[Any, Any]
 STREAMS, SIZE, LAYERS = 1000, 256, 2
 LATE = 0.010  # seconds: the bound of p99
-STACK = Stack("LSTM", SIZE, layers=LAYERS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model for both engines. Shapes are those of one row."""
+
+    name: str
+    ours: gr.Model
+    peer: bytes
+    x: tuple[str, tuple[int, ...]]  # name and shape of the input
+    y: str
+    states: tuple[tuple[str, str, tuple[int, ...]], ...]  # inputs, outputs and shapes
+    row_axis: int  # of all of them
+    batches: bool  # whether the peer's graph takes more than one row
+
+
+def lstm() -> Case:
+    stack = Stack("LSTM", SIZE, layers=LAYERS)
+    net = gr.Sequential([gr.LSTM(SIZE, return_sequences=True) for _ in range(LAYERS)], SIZE)
+    pairs = tuple((before, after, (1, 1, SIZE)) for before, after in states(stack))
+    return Case(f"LSTM {LAYERS} x {SIZE}", net.compile(), onnx_model(stack),
+                ("X", (1, 1, SIZE)), "Y", pairs, 1, True)  # fmt: skip
+
+
+def dtln() -> Case | None:
+    default = Path(__file__).parents[2] / "shared/models"
+    path = Path(os.environ.get("GRUENGINE_MODELS", default)) / "dtln/model_1.onnx"
+    if not path.is_file():
+        return None
+    pairs = (("input_3", "tf_op_layer_stack_2", (1, 2, 128, 2)),)
+    return Case("DTLN model_1", gr.load(path), path.read_bytes(), ("input_2", (1, 1, 257)),
+                "activation_2", pairs, 0, False)  # fmt: skip
 
 
 class Ours:
     """The scheduler, its answers fetched by the giver."""
 
-    name = "gruengine scheduler"
-
-    def __init__(self, model: gr.Model, max_batch: int = 64) -> None:
+    def __init__(self, case: Case, max_batch: int = 64) -> None:
+        self.name = "gruengine scheduler"
+        model = case.ours
         self.scheduler = gr.Scheduler(
             model, max_streams=STREAMS, max_batch=max_batch, max_queue=1 << 16
         )
         self.ids = [self.scheduler.open() for _ in range(STREAMS)]
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.box = Mailbox(self.scheduler, self.fd)
-        self.outputs = [np.empty((1, SIZE), np.float32) for _ in range(STREAMS)]
+        (port,) = self.scheduler.outputs
+        self.outputs = [np.empty(port.step, port.dtype) for _ in range(STREAMS)]
+        self.shape = self.scheduler.inputs[0].step
 
     def give(self, at: float, stream: int, x: Array) -> None:
-        self.box.submit(self.ids[stream], [x], [self.outputs[stream]], 0, at)
+        rows, y = x.reshape(self.shape), self.outputs[stream]
+        self.box.submit(self.ids[stream], [rows], [y], 0, at)
 
     def answers(self) -> list[float]:
         now = time.perf_counter()
@@ -62,13 +98,17 @@ class Ours:
 class Runtime:
     """ONNX Runtime in a thread; with ``batch`` > 1 rows are waited for ``wait`` seconds."""
 
-    def __init__(self, batch: int, wait: float) -> None:
-        self.name = f"ORT, batches of {batch} within {wait * 1e3:g} ms" if batch > 1 else "ORT"
-        self.batch, self.wait = batch, wait
-        self.run = session(onnx_model(STACK)).run
-        self.pairs = states(STACK)
-        self.wanted = ["Y", *(after for _, after in self.pairs)]
-        self.state = np.zeros((len(self.pairs), STREAMS, SIZE), np.float32)
+    def __init__(self, case: Case, batch: int, wait: float) -> None:
+        self.name = "ORT, one by one"
+        if batch > 1:
+            self.name = f"ORT, batches of {batch} within {wait * 1e3:g} ms"
+        self.case, self.batch, self.wait = case, batch, wait
+        self.run = session(case.peer).run
+        self.wanted = [case.y, *(after for _, after, _ in case.states)]
+        self.state = [
+            np.zeros((*shape[: case.row_axis], STREAMS, *shape[case.row_axis + 1 :]), np.float32)
+            for *_, shape in case.states
+        ]
         self.queue: queue.SimpleQueue[tuple[float, int, Array] | None] = queue.SimpleQueue()
         self.done: list[float] = []
         self.thread = threading.Thread(target=self.work)
@@ -99,16 +139,17 @@ class Runtime:
         return taken
 
     def work(self) -> None:
+        case, axis = self.case, self.case.row_axis
+        put = (slice(None),) * axis
         while (taken := self.take()) is not None:
             rows = [stream for _, stream, _ in taken]
-            padding = rows + [rows[0]] * (self.batch - len(rows))
-            feed = {"X": np.stack([x for *_, x in taken] + [taken[0][2]] *
-                                  (self.batch - len(rows)), 1)}  # fmt: skip
-            for k, (before, _) in enumerate(self.pairs):
-                feed[before] = self.state[k, padding][None]
+            spare = self.batch - len(rows)
+            feed = {case.x[0]: np.concatenate([x for *_, x in taken] + [taken[0][2]] * spare, axis)}
+            for (before, *_), state in zip(case.states, self.state, strict=True):
+                feed[before] = state.take(rows + [rows[0]] * spare, axis)
             _, *after = self.run(self.wanted, feed)
-            for k, value in enumerate(after):
-                self.state[k, rows] = value[0, : len(rows)]
+            for state, value in zip(self.state, after, strict=True):
+                state[(*put, rows)] = value.take(range(len(rows)), axis)
             now = time.perf_counter()
             self.done += [now - at for at, *_ in taken]
 
@@ -117,13 +158,13 @@ class Runtime:
         self.thread.join()
 
 
-def drive(engine: Any, rate: float, seconds: float) -> tuple[float, float, float]:
+def drive(engine: Any, case: Case, rate: float, seconds: float) -> tuple[float, float, float]:
     """Give steps at random times; return p50 and p99 of the latency, and the rate of answers."""
     random = np.random.default_rng(int(rate))
     count = max(100, int(rate * seconds))
     due = np.cumsum(random.exponential(1 / rate, count)).tolist()
     streams = random.integers(0, STREAMS, count).tolist()
-    x = random.normal(size=(1, SIZE)).astype(np.float32)
+    x = random.normal(size=case.x[1]).astype(np.float32)
     found: list[float] = []
     start, given = time.perf_counter(), 0
     give_up = start + 3 * seconds + 1
@@ -142,21 +183,25 @@ def drive(engine: Any, rate: float, seconds: float) -> tuple[float, float, float
     return float(middle), float(late), len(found) / spent
 
 
-def sweep(make: Callable[[], Any], rates: list[float], seconds: float) -> list[tuple[float, ...]]:
-    """Raise the load until p99 is far beyond the bound."""
+def sweep(
+    make: Callable[[], Any], case: Case, rates: list[float], seconds: float
+) -> tuple[str, list[tuple[float, ...]]]:
+    """Raise the load until p99 is far beyond the bound; return the engine's name and the rows."""
     rows = []
     engine = make()
-    print(f"\n{engine.name}\n{'steps/s':>10} {'p50 ms':>8} {'p99 ms':>8} {'answered/s':>11}")
+    print(f"\n{case.name}, {engine.name}\n"
+          f"{'steps/s':>10} {'p50 ms':>8} {'p99 ms':>8} {'answered/s':>11}")  # fmt: skip
+    drive(engine, case, rates[0], 0.2)
     for rate in rates:
-        middle, late, answered = drive(engine, rate, seconds)
+        middle, late, answered = drive(engine, case, rate, seconds)
         rows.append((rate, middle * 1e3, late * 1e3))
-        print(f"{rate:10,.0f} {middle * 1e3:8.2f} {late * 1e3:8.2f} {answered:11,.0f}")
-        if late > 5 * LATE:
+        print(f"{rate:10,.0f} {middle * 1e3:8.2f} {late * 1e3:8.2f} {answered:11,.0f}", flush=True)
+        if late > 5 * LATE and middle > LATE:  # not a moment in which the machine was busy
             break
     engine.stop()
     good = [rate for rate, _, late in rows if late <= LATE * 1e3]
     print(f"most within p99 <= 10 ms: {max(good, default=0):,.0f} steps/s")
-    return rows
+    return engine.name, rows
 
 
 def overhead(rounds: int) -> None:
@@ -191,25 +236,35 @@ def overhead(rounds: int) -> None:
           f"step_async +{awaited - alone:.1f} us")  # fmt: skip
 
 
-def draw(found: dict[str, list[tuple[float, ...]]], folder: Path) -> None:
-    """Draw latency against load."""
+def draw(found: dict[str, dict[str, list[tuple[float, ...]]]], folder: Path) -> None:
+    """Draw latency against load, a picture for each model."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for name, rows in found.items():
-        rates = [rate for rate, *_ in rows]
-        (line,) = axes.plot(rates, [late for *_, late in rows], "o-", label=f"{name}, p99")
-        axes.plot(rates, [middle for _, middle, _ in rows], ":", color=line.get_color())
-    axes.axhline(LATE * 1e3, color="grey", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="steps a second, 1,000 streams",
-             ylabel="latency, ms (dotted: p50)")  # fmt: skip
-    axes.legend()
-    axes.set_title(f"LSTM {LAYERS} x {SIZE}, one thread")
+    figure, plots = pyplot.subplots(
+        1, len(found), figsize=(6 * len(found), 4.5), squeeze=False, sharey=True
+    )
+    for axes, (model, engines) in zip(plots[0], found.items(), strict=True):
+        for name, rows in engines.items():
+            rates = [rate for rate, *_ in rows]
+            (line,) = axes.plot(rates, [late for *_, late in rows], "o-", label=f"{name}, p99")
+            axes.plot(rates, [middle for _, middle, _ in rows], ":", color=line.get_color())
+        axes.axhline(LATE * 1e3, color="grey", linewidth=0.8)
+        axes.set(xscale="log", yscale="log", xlabel=f"steps a second, {STREAMS:,} streams")
+        axes.set_title(f"{model}, one thread")
+        axes.legend()
+    plots[0][0].set_ylabel("latency, ms (dotted: p50)")
     figure.tight_layout()
-    figure.savefig(folder / "scheduler.png", dpi=110)
+    figure.savefig(folder / "scheduler.png", dpi=100)
+
+
+def engines_of(case: Case) -> list[Callable[[], Any]]:
+    makers: list[Callable[[], Any]] = [lambda: Ours(case), lambda: Runtime(case, 1, 0.0)]
+    if case.batches:
+        makers.append(lambda: Runtime(case, 32, 0.002))
+    return makers
 
 
 def main() -> None:
@@ -219,18 +274,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="folder for scheduler.png")
     options = parser.parse_args()
     overhead(options.rounds)
-    layers = [gr.LSTM(SIZE, return_sequences=True) for _ in range(LAYERS)]
-    model = gr.Sequential(layers, SIZE).compile()
-    rates = [500.0 * 1.5**k for k in range(14)]
-    engines: list[Callable[[], Any]] = [
-        lambda: Ours(model), lambda: Runtime(1, 0.0), lambda: Runtime(32, 0.002),
-    ]  # fmt: skip
-    found = {}
-    for make in engines:
-        engine = make()
-        name = engine.name
-        engine.stop()
-        found[name] = sweep(make, rates, options.seconds)
+    rates = [1000.0 * 1.5**k for k in range(12)]
+    found: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    for case in filter(None, (lstm(), dtln())):
+        swept = (sweep(make, case, rates, options.seconds) for make in engines_of(case))
+        found[case.name] = dict(swept)
     if options.plot:
         draw(found, options.plot)
 

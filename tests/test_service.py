@@ -220,7 +220,9 @@ def test_workers_of_gunicorn_with_preload(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(1, 40, 24)).astype("f4")
     wanted = gr.load(tmp_path / "net")(x)[0]
     command = ["gunicorn", "preloaded:application", "--preload", "-w", "2", "-b",
-               f"127.0.0.1:{port}", "--log-level", "warning"]  # fmt: skip
+               f"127.0.0.1:{port}", "--log-level", "warning",
+               # A worker that still boots misses the signal to end and is killed after so long.
+               "--graceful-timeout", "5"]  # fmt: skip
     with server(command, port, tmp_path, NET=str(tmp_path / "net")):
         for _ in range(30):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
