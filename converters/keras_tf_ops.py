@@ -66,7 +66,9 @@ def as_operator(layer: LayerDef, entry: Any) -> tuple[LayerDef, Any]:
     function = layer.config.get("function")
     made: LayerDef | None
     if layer.kind == "SlicingOpLambda":
-        made = _operator(layer, "GetItem", {"key": _keys(named.pop("slice_spec", None))})
+        if not isinstance(named.get("slice_spec"), (list, dict)):
+            raise Broken(f"{layer.name}: slice_spec {named.get('slice_spec')!r:.100}")
+        made = _operator(layer, "GetItem", {"key": _keys(named["slice_spec"])})
     else:
         made = _of_function(layer, str(function), values, named)
     if made is None:

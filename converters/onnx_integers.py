@@ -78,7 +78,8 @@ def _conv_integer(call: Call) -> list[str]:
     builder, x = call.builder, call.inputs[0]
     weight, point = the_constant(call, 1, "its weights"), the_constant(call, 3, "its zero point")
     assert weight is not None
-    if x not in builder.quantised or weight.ndim < 3 or weight.dtype.name not in RANGES:
+    known = weight.ndim > 2 and weight.size > 0 and weight.dtype.name in RANGES
+    if x not in builder.quantised or not known:
         raise Refused(("ConvInteger", "a value quantised in the model with constant weights"))
     shift = 0 if point is None else _along_filters(point.astype(np.float32), weight)
     whole = weight.astype(np.float32) - shift
@@ -118,6 +119,8 @@ def _conv_integer(call: Call) -> list[str]:
 def _along_filters(point: Array, weight: Array) -> Array:
     if point.size == 1:
         return point.reshape(())
+    if point.size != len(weight):
+        raise Refused((f"{point.size} zero points", f"1 or {len(weight)} are needed"))
     return point.reshape(-1, *[1] * (weight.ndim - 1))
 
 
@@ -142,6 +145,8 @@ def _bias(call: Call, place: int, alpha: float) -> str:
     assert bias is not None
     assert a is not None
     assert b is not None
+    if a.size != 1 or b.size not in (1, bias.size) or bias.ndim != 1:
+        raise Refused((f"a bias of {bias.size} with {a.size} and {b.size} scales", "one for each"))
     value = bias.astype(np.float32) * (np.float32(alpha) * a.reshape(-1) * b.reshape(-1))
     return call.builder.constant(value.astype(np.float32), "bias")
 

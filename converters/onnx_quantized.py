@@ -59,7 +59,10 @@ def _fitted(call: Call, array: Array, rank: int | None) -> Array:
     if array.size == 1:
         return array.reshape(())
     axis = call.integer("axis", 1)
-    if rank is None or array.ndim != 1 or not -rank <= axis < rank:
+    shape = call.builder.info(call.inputs[0]).shape
+    known = rank is not None and array.ndim == 1 and -rank <= axis < rank
+    size = shape[axis] if shape and known else None
+    if rank is None or not known or (isinstance(size, int) and size != array.size):
         raise Refused((f"a scale of shape {list(array.shape)}", "one number, or one axis of them"))
     return array.reshape(-1, *[1] * (rank - 1 - axis % rank))
 
@@ -67,8 +70,12 @@ def _fitted(call: Call, array: Array, rank: int | None) -> Array:
 def _blocks(call: Call, array: Array, like: Array) -> Array:
     """Repeat what holds for blocks along an axis."""
     size, axis = call.integer("block_size", 0), call.integer("axis", 1)
-    repeated = np.repeat(array, size, axis)
-    return repeated[tuple(slice(n) for n in like.shape)]
+    if array.ndim != like.ndim or not -like.ndim <= axis < like.ndim:
+        raise Refused((f"a scale of shape {list(array.shape)}", f"{like.ndim} axes are needed"))
+    repeated = np.repeat(array, size, axis)[tuple(slice(n) for n in like.shape)]
+    if repeated.shape != like.shape:
+        raise Refused((f"blocks of {size} of {list(like.shape)}", "a scale for each"))
+    return repeated
 
 
 @lower("DequantizeLinear", attrs="axis block_size output_dtype", since=10)

@@ -186,3 +186,33 @@ def test_dynamic_products_in_one_operator(op: str) -> None:
     (wanted,) = run(model, inputs)
     found = gr.load(model.SerializeToString()).run_graph(inputs)["y"]
     assert relative_error(found, wanted) < 1e-5
+
+
+BYTES = np.zeros((5, 4, 3), np.int8)
+#: Nodes after a value quantised in the model, constants, and a part of the reason.
+REFUSED: dict[str, tuple[onnx.NodeProto, dict[str, Array], str]] = {
+    "no weights": (make("ConvInteger", ["q", "w"], ["i"]), {"w": BYTES[:, :0]}, "constant weights"),
+    "zero points": (make("ConvInteger", ["q", "w", "", "p"], ["i"]),
+                    {"w": BYTES, "p": np.zeros(3, np.int8)}, "3 zero points"),
+    "scales of a bias": (
+        make("QLinearConv", ["q", "s", "z", "w", "s3", "z8", "s", "z", "b"], ["i"]),
+        {"w": BYTES, "s3": np.ones(3, "f4"), "z8": np.zeros(3, np.int8),
+         "b": np.zeros(5, np.int32)}, "a bias of 5 with 1 and 3 scales"),
+    "scales of weights": (
+        make("QLinearConv", ["q", "s", "z", "w", "s3", "z8", "s", "z"], ["i"]),
+        {"w": BYTES, "s3": np.ones(3, "f4"), "z8": np.zeros(3, np.int8)}, "a scale of shape"),
+    "an activation": (fused("FusedConv", "x v", "i", activation="Swish"),
+                      {"v": random(5, 4, 3)}, "activation = 'Swish'"),
+    "parts": (fused("QLinearConcat", "s z q s", "i", axis=1), {}, "QLinearConcat of 4 inputs"),
+    "a layout": (make("Conv", ["x"], ["i"], domain="com.microsoft.nchwc"), {}, "one machine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_broken_or_not_run(name: str) -> None:
+    node, constants, words = REFUSED[name]
+    nodes = [make("QuantizeLinear", ["x", "s", "z"], ["q"]), node, make("Cast", ["i"], ["y"], to=1)]
+    base: dict[str, Array] = {"s": np.float32(0.1), "z": np.uint8(7), **constants}
+    model = contrib(graph_model(nodes, {"x": X.shape}, ["y"], base, 17))
+    with pytest.raises(gr.ConversionError, match=words):
+        gr.load(model.SerializeToString())
