@@ -132,7 +132,7 @@ def example(name: str, shape: str) -> dict[str, Any]:
     rng = np.random.default_rng(7)
     ways, slopes = {}, {}
     for n, array in made["arrays"].items():
-        ways[n] = rng.normal(size=(3, *array.shape))
+        ways[n] = rng.normal(size=(2, *array.shape))
         slopes[n] = [difference(made, n, way) for way in ways[n]]
     exact = {n: a.astype(np.float64) for n, a in made["arrays"].items()}
     return {**made, "ways": ways, "slopes": slopes, "outputs": forward(made, exact)}

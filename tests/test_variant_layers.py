@@ -198,3 +198,41 @@ def test_gates_are_recorded_and_gradients_flow(rng):
             np.testing.assert_array_equal(gates["h"][1:][still], gates["h"][:-1][still])
         flow = gr.diagnostics.gradient_flow(net, x, dy=rng.normal(size=net(x).shape))
         assert all(np.isfinite(norms).all() and norms.all() for norms in flow.values())
+
+
+@pytest.mark.parametrize("name", ["FGR", "LN zoneout", "GRU skip", "LSTM skip projection",
+                                  "GRU before zoneout"])  # fmt: skip
+def test_threads_and_compute_types(name, rng):
+    net = net_of(name, rng, H=40, bidirectional=True, num_layers=2)
+    x = rng.normal(size=(6, 30, 3)).astype(np.float32)
+    whole = net(x)
+    np.testing.assert_array_equal(net.compile(num_threads=3)(x), whole)
+    for low in ("bfloat16", "int8"):
+        y = net.compile(compute_type=low)(x)
+        if name in ("FGR", "LN zoneout"):  # their products stay in float32
+            np.testing.assert_array_equal(y, whole)
+        elif "zoneout" in name:
+            assert 0 < np.abs(y - whole).max() < 0.2
+        ahead = net_of(name, rng, H=40, num_layers=2)
+        model = gr.Model.from_spec(ahead.spec(every_step=True), compute_type=low)
+        stream, y = model.stream(6), model(x)
+        for t in range(30):
+            np.testing.assert_array_equal(stream.step(x[:, t].copy()), y[:, t])
+
+
+@pytest.mark.parametrize("name", ["FGR", "LN", "zoneout", "skip"])
+def test_training_in_bfloat16_and_with_threads(name, rng):
+    x = rng.normal(size=(24, 15, 3)).astype(np.float32)
+    target = np.tanh(np.cumsum(x[..., :1], axis=1))
+    losses = {}
+    for low, threads in (("float32", 1), ("float32", 2), ("bfloat16", 1)):
+        layer = LAYERS[name](24, recurrent_dropout=0.1)
+        net = gr.Sequential([layer, gr.Dense(1)], input_size=3, seed=1)
+        trainer = gr.Trainer(
+            net, "mse", gr.optimizers.Adam(1e-2), seed=5, compute_type=low, num_threads=threads
+        )
+        losses[low, threads] = [trainer.step(x, target).loss for _ in range(30)]
+    assert losses["float32", 1] == losses["float32", 2]
+    ends = [values[-1] for values in losses.values()]
+    assert max(ends) < 0.7 * losses["float32", 1][0]
+    assert max(ends) - min(ends) < 0.15 * max(ends)

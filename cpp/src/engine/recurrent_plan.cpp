@@ -119,9 +119,9 @@ class RecurrentBuilder {
     if (p_->skips) skip_ = weight(11, {D, K + 1});
     p_->C = (p_->cell == Cell::kLstm ? H : 0) + (b_.has(9) ? 3 * H : 0) + (p_->skips ? 1 : 0);
     p_->epsilon = static_cast<float>(b_.attr("norm_epsilon", 1e-5));
-    const auto zoneout = b_.attr_floats("zoneout");
-    p_->zoneout_h = zoneout.size() == 2 ? static_cast<float>(zoneout[0]) : 0.0f;
-    p_->zoneout_c = zoneout.size() == 2 ? static_cast<float>(zoneout[1]) : 0.0f;
+    auto zoneout = b_.attr_floats("zoneout");
+    zoneout.resize(2);  // zeros where there is none
+    p_->zoneout_h = static_cast<float>(zoneout[0]), p_->zoneout_c = static_cast<float>(zoneout[1]);
     p_->blends = p_->skips || p_->zoneout_h > 0 || p_->zoneout_c > 0;
   }
 
@@ -219,10 +219,9 @@ class RecurrentBuilder {
 
   // Floats of a constant input where the plan may read them, with whole vectors behind them.
   const float* kept(size_t input, const float* from, int64_t n) {
-    const int64_t whole = n + p_->kernels->width;
-    return b_.store(b_.in(input)).floats(key_of("kept", from, nullptr, {n}), whole, [=](float* to) {
-      std::copy_n(from, n, to);
-    });
+    const auto fill = [=](float* to) { std::copy_n(from, n, to); };
+    return b_.store(b_.in(input))
+        .floats(key_of("kept", from, nullptr, {n}), n + p_->kernels->width, fill);
   }
 
   RowWeights row_weights(int64_t d) {
@@ -234,12 +233,11 @@ class RecurrentBuilder {
     if (norm_ != nullptr) found.norm = kept(10, norm_ + d * 10 * H, 10 * H);
     if (peephole_ != nullptr) found.peephole = kept(7, peephole_ + d * 3 * H, 3 * H);
     const float* bias = bias_ == nullptr ? nullptr : bias_ + d * 2 * all;
-    const int64_t whole = all + p_->kernels->width;
-    found.bias = b_.store(b_.in(1)).floats(key_of("row bias", w_ + d * all * I, bias, {}), whole,
-                                           [=](float* to) {
-                                             for (int64_t j = 0; bias != nullptr && j < all; ++j)
-                                               to[j] = bias[j] + bias[all + j];
-                                           });
+    const auto sum = [=](float* to) {
+      for (int64_t j = 0; bias != nullptr && j < all; ++j) to[j] = bias[j] + bias[all + j];
+    };
+    const std::string key = key_of("row bias", w_ + d * all * I, bias, {});
+    found.bias = b_.store(b_.in(1)).floats(key, all + p_->kernels->width, sum);
     return found;
   }
 
