@@ -94,6 +94,31 @@ def bound(case: Case, machine: Machine = REFERENCE) -> tuple[float, str]:
     return seconds / case.threads, level(held, machine)
 
 
+def reason(case: Case, of_bound: float, machine: Machine = REFERENCE) -> str:
+    """Return what is known to keep a case below 80 % of its bound; empty where it is not below.
+
+    Measured on the reference machine with the products alone and with the cells alone.
+    """
+    if of_bound >= 0.8:
+        return ""
+    seconds, held = bound(case, machine)
+    found = []
+    tiled = case.N >= 4 and case.compute_type not in ("float32", "int4")
+    if case.T == 1 and seconds < 5e-6:
+        found.append("the call from Python takes about 0.5 us")
+    if tiled and held in ("L1", "L2"):
+        found.append("products of tiles from L2 take 24 cycles, 16 at the peak")
+    if case.N > 1 and held in ("L3", "DRAM"):
+        found.append("weights and input products come from L3, at 8 to 10 bytes a cycle")
+    if tiled:
+        found.append("cells wait for the port that products of tiles take")
+    elif held == "L2":
+        found.append("loads from L2 reach two thirds of their best beside the sums")
+    if any(isinstance(part, File) for part in case.parts):
+        found.append("operators without products are not in the bound")
+    return "; ".join(found)
+
+
 def _recurrent(stack: Stack) -> int:
     """Return the weights of one layer that every step reads again."""
     return GATES[stack.kind] * stack.H * stack.H

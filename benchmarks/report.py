@@ -10,7 +10,8 @@ from typing import Any
 Row = dict[str, Any]
 
 HEAD = (
-    "| case | peer | ours us | peer us | peer / ours | quartiles | target | bound us | of bound |"
+    "| case | peer | ours us | peer us | peer / ours | quartiles | target | bound us | of bound "
+    "| why below 80 % |"
 )
 
 
@@ -60,7 +61,7 @@ def markdown(found: dict[str, Any]) -> str:
         " ratios. Bound: see benchmarks/bound.py.",
         "",
         HEAD,
-        "|---|---|--:|--:|--:|---|--:|--:|--:|",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
         *(_line(row) for row in found["rows"]),
     ]
     if found["notes"]:
@@ -80,6 +81,7 @@ def _line(row: Row) -> str:
         _target(row),
         f"{number(row['bound_us'])} {row['level']}",
         f"{100 * row['of_bound']:.0f}%",
+        row.get("reason", ""),
     ]
     return "| " + " | ".join(cells) + " |"
 

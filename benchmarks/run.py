@@ -124,6 +124,7 @@ def _rows(
                 "weight_bytes": read,
                 "level": level,
                 "of_bound": limit / found.ours,
+                "reason": bound.reason(case, limit / found.ours),
                 "target": case.targets.get(name),
             }
         )
