@@ -60,8 +60,8 @@ _ENDS = {
     "open": "",
     "busy threads": """
 def work():
-    own = scheduler.open()
     try:
+        own = scheduler.open()
         while True:
             scheduler.step(own, u)
     except gr.SchedulerClosedError:
