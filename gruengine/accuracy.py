@@ -91,7 +91,7 @@ def accuracy(
     ----------
     source : path or bytes
         A model file or any source that :func:`gruengine.convert` reads.
-    compute_type : {"bfloat16", "int8"}
+    compute_type : {"bfloat16", "int8", "int4", "bf16x3"}
     data : array, or dict of arrays by name, optional
         What the model is given: a whole sequence in the layout of its input; for a model that is
         one step, ``[T, ...]`` with one input a call. None: the parity sample if the model does not

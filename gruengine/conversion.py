@@ -74,7 +74,7 @@ def convert(
         or a model file.
     destination : path
         Replaced as a whole, or left alone if anything fails.
-    compute_type : {"float32", "bfloat16", "int8", "bf16x3", "auto"}
+    compute_type : {"float32", "bfloat16", "int8", "int4", "bf16x3", "auto"}
         How weights are kept in the file, and products made by default once it is loaded.
     bind : dict of str to value, optional
         Graph inputs fixed at conversion, e.g. ``{"sr": 16000}``.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Signature", "Stream", "Streamable", "load"]
 
-COMPUTE_TYPES = ("float32", "bfloat16", "int8", "bf16x3", "auto")
+COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int4", "bf16x3", "auto")
 
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
@@ -328,7 +328,7 @@ def load(
     source : path or bytes
         A model file; or any source that :func:`gruengine.convert` reads, which is converted in
         memory first.
-    compute_type : {"float32", "bfloat16", "int8", "bf16x3", "auto"}, optional
+    compute_type : {"float32", "bfloat16", "int8", "int4", "bf16x3", "auto"}, optional
         How products with weights are made; states and all else are float32. By default what the
         model file says, float32 for other sources.
     num_threads : int

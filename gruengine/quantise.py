@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Weights rounded to bfloat16 and int8, as the engine and the model file have them."""
+"""Weights rounded to bfloat16, int8 and int4, as the engine and the model file have them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+SECTION = 32  # weights of int4 that share a scale
 
 
 def round_bfloat16(a: Array) -> Array:
@@ -36,3 +38,34 @@ def quantise_weights(W: Array) -> tuple[Array, Array]:
     scales = weight_scales(W)
     divisor = np.where(scales > 0, scales, np.float32(1))[..., None]
     return np.rint(np.where(scales[..., None] > 0, W / divisor, 0)).astype(np.int8), scales
+
+
+def sections(W: Array) -> Array:
+    """Return ``W`` [..., k] as [..., sections, SECTION], the last one filled up with zeros."""
+    k = W.shape[-1]
+    padded = np.zeros((*W.shape[:-1], -(-k // SECTION) * SECTION), W.dtype)
+    padded[..., :k] = W
+    return padded.reshape(*W.shape[:-1], -1, SECTION)
+
+
+def quantise_int4(W: Array) -> tuple[Array, Array]:
+    """Return the weights [..., k] of ``W`` as integers in [-7, 7], and scales [..., sections].
+
+    A scale is the bfloat16 not below largest / 7 of its section: every weight, an integer times its
+    scale, is a float32 exactly, and quantising those gives the same integers and scales.
+    """
+    W = np.asarray(W, np.float32)
+    parts = sections(W)
+    most = np.abs(parts).max(axis=-1, initial=0.0)
+    bits = (most / np.float32(7)).astype(np.float32).view(np.uint32)
+    up = ((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+    scales = np.asarray(np.where(most > np.float32(1e-30), up, np.float32(0)))
+    divisor = np.where(scales > 0, scales, np.float32(1))[..., None]
+    q = np.rint(np.where(scales[..., None] > 0, parts / divisor, 0)).astype(np.int8)
+    return q.reshape(*W.shape[:-1], -1)[..., : W.shape[-1]], scales
+
+
+def expand_int4(q: Array, scales: Array) -> Array:
+    """Return the floats that the integers [..., k] of sections with ``scales`` stand for."""
+    k = q.shape[-1]
+    return q.astype(np.float32) * np.repeat(scales, SECTION, axis=-1)[..., :k]

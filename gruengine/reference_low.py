@@ -2,8 +2,9 @@
 """Products of the compute types below float32, in float64 NumPy: what is rounded, and how.
 
 bfloat16: both sides to the nearest bfloat16, ties to even. int8: both sides to integers in
-[-127, 127], weights with a scale for each output, values with a scale for each row. bf16x3: both
-sides as sums of two bfloat16, without the product of the two lower ones.
+[-127, 127], weights with a scale for each output, values with a scale for each row. int4: values as in int8, weights to integers in [-7, 7], with a scale for each
+32 inputs of each output. bf16x3: both sides as sums of two bfloat16, without the product of the two
+lower ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from gruengine import reference
-from gruengine.quantise import quantise_weights, round_bfloat16
+from gruengine.quantise import expand_int4, quantise_int4, quantise_weights, round_bfloat16
 from gruengine.reference_activations import Array
 
 
@@ -45,6 +46,10 @@ def product(a: Array, W: Array, compute_type: str) -> Array:
         weights, scales = quantise_weights(W)
         sums = (rows @ weights.T.astype(np.int64)).astype(np.float64)
         return np.asarray(sums * (row_scales[:, None] * scales).astype(np.float64))
+    if compute_type == "int4":
+        rows, row_scales = quantise_rows(a)
+        sums = rows.astype(np.float64) @ expand_int4(*quantise_int4(W)).astype(np.float64).T
+        return np.asarray(sums * row_scales[:, None].astype(np.float64))
     return np.asarray(a @ W.T)
 
 

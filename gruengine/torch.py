@@ -39,7 +39,7 @@ def accelerate(module: Any, compute_type: str = "float32", num_threads: int = 1)
         Changed in place: each ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, ``nn.RNNCell``, ``nn.LSTMCell``
         and ``nn.GRUCell``, and ``module`` itself if it is one. Subclasses of them may compute
         something else and are left alone.
-    compute_type : {"float32", "bfloat16", "int8", "bf16x3", "auto"}
+    compute_type : {"float32", "bfloat16", "int8", "int4", "bf16x3", "auto"}
         As for :func:`gruengine.load`.
     num_threads : int
         Threads that one call may use.

@@ -19,9 +19,9 @@ from gruengine.reference_low import products
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
 Array = np.ndarray[Any, Any]
-LOW = ("bfloat16", "int8", "bf16x3")
+LOW = ("bfloat16", "int8", "int4", "bf16x3")
 # A value near the middle of two integers may fall to either side: 1/127 of a weight.
-FEW_STEPS = {"bfloat16": 2e-2, "int8": 4e-2, "bf16x3": 1e-4}
+FEW_STEPS = {"bfloat16": 2e-2, "int8": 4e-2, "int4": 4e-2, "bf16x3": 1e-4}
 EXACT_STEPS = 3e-5
 
 

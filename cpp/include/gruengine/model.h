@@ -21,7 +21,7 @@ namespace gruengine {
 class Engine;  // engine/engine.h: the graph, its weights and its plans
 
 // How products with weights are made. Everything else is float32 in each of them.
-enum class ComputeType { kFloat32, kBfloat16, kInt8, kBf16x3 };
+enum class ComputeType { kFloat32, kBfloat16, kInt8, kBf16x3, kInt4 };
 
 GRUENGINE_API const char* name_of(ComputeType type);  // "float32", "bfloat16", ...
 // Throws Error(kInvalidArgument) listing the names.

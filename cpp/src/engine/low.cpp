@@ -67,13 +67,35 @@ struct Block {
       starts[c] = -low.zero_point * sum;
     }
   }
+
+  void pack_int4(char* to) const {
+    auto* scales = reinterpret_cast<uint16_t*>(to);
+    const int64_t sections = padded_rows(low, k) / low.section;
+    auto* weights = reinterpret_cast<uint8_t*>(to) + sections * columns * 2;
+    std::vector<float> of_section(static_cast<size_t>(low.section));
+    for (int64_t s = 0; s < sections; ++s) {
+      for (int64_t c = 0; c < columns; ++c) {
+        for (int64_t i = 0; i < low.section; ++i) {
+          const int64_t row = s * low.section + i;
+          of_section[static_cast<size_t>(i)] = row < k ? weight(row, c) : 0.0f;
+        }
+        const float scale = int4_scale(largest(of_section.data(), low.section));
+        scales[s * columns + c] = bfloat16_bits(scale);
+        for (int64_t i = 0; i < low.section; ++i) {
+          const float q = scale > 0.0f ? of_section[static_cast<size_t>(i)] / scale : 0.0f;
+          const auto bits = static_cast<uint32_t>(std::nearbyint(q) + 8.0f);
+          uint8_t& at = weights[(((s * low.section + i) / 8) * columns + c) * 4 + i % 4];
+          at = static_cast<uint8_t>(at | bits << (i % 8 / 4 * 4));
+        }
+      }
+    }
+  }
 };
 
 constexpr std::pair<const char*, ComputeType> kComputeTypes[] = {
-    {"float32", ComputeType::kFloat32},
-    {"bfloat16", ComputeType::kBfloat16},
-    {"int8", ComputeType::kInt8},
-    {"bf16x3", ComputeType::kBf16x3},
+    {"float32", ComputeType::kFloat32}, {"bfloat16", ComputeType::kBfloat16},
+    {"int8", ComputeType::kInt8},       {"bf16x3", ComputeType::kBf16x3},
+    {"int4", ComputeType::kInt4},
 };
 
 }  // namespace
@@ -101,6 +123,8 @@ std::optional<LowType> low_type(const KernelTable& table, ComputeType type) {
       return LowType{table.low->bfloat16, 1};
     case ComputeType::kInt8:
       return LowType{table.low->int8, 1};
+    case ComputeType::kInt4:
+      return LowType{table.low->int4, 1};
     case ComputeType::kBf16x3:
       return LowType{table.low->bfloat16, 3};
     default:
@@ -109,7 +133,8 @@ std::optional<LowType> low_type(const KernelTable& table, ComputeType type) {
 }
 
 std::optional<LowType> low_type_of_convolutions(const KernelTable& table, ComputeType type) {
-  return low_type(table, type == ComputeType::kInt8 ? ComputeType::kBfloat16 : type);
+  const bool few = type == ComputeType::kInt8 || type == ComputeType::kInt4;
+  return low_type(table, few ? ComputeType::kBfloat16 : type);
 }
 
 float largest(const float* values, int64_t n) {
@@ -128,6 +153,11 @@ float weight_scale(float most) {
   return std::bit_cast<float>((bits + 0x7fu) & ~0x7fu);
 }
 
+float int4_scale(float most) {
+  if (!(most > 1e-30f)) return std::isnan(most) ? most : 0.0f;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(most / 7.0f) + 0xffffu) & ~0xffffu);
+}
+
 int64_t low_bytes(const LowType& low, const std::vector<int64_t>& parts, int64_t n, int width) {
   int64_t bytes = 0;
   for (const int64_t k : parts)
@@ -143,7 +173,9 @@ void pack_low(const LowType& low, const std::vector<int64_t>& parts, int64_t n, 
     int64_t top = 0;
     for (size_t part = 0; part < parts.size(); ++part) {
       const Block block{low, at, top, parts[part], first * width, columns, n};
-      if (low.scaled) {
+      if (low.section > 0) {
+        block.pack_int4(to);
+      } else if (low.scaled) {
         block.pack_int8(to);
       } else {
         block.pack_bfloat16(to);

@@ -57,6 +57,9 @@ float largest(const float* values, int64_t n);
 // nothing.
 float weight_scale(float most);
 
+// The same of a section of int4 weights: the bfloat16 not below most / 7.
+float int4_scale(float most);
+
 // Bytes of a matrix whose blocks hold a block for each part of the rows, one after another.
 int64_t low_bytes(const LowType& low, const std::vector<int64_t>& parts, int64_t n, int width);
 

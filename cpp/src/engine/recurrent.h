@@ -149,6 +149,8 @@ struct RecurrentPlan {
   StepArgs step_args(const Sequence& s, const CellPhase& phase, const Moment& moment) const;
   void step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args,
                   const Team& team) const;
+  void step_sections(const Sequence& s, const CellPhase& phase, StepArgs& args,
+                     const Team& team) const;
   void project(const Sequence& s, int64_t rows, float* y, const Team& team, int part) const;
   char* member(const Sequence& s, const Team& team) const;
   void step(const Sequence& s, const Moment& moment, Team& team) const;

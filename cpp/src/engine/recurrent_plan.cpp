@@ -365,6 +365,9 @@ class RecurrentBuilder {
       p_->rows_h = {p_->low, N, p_->K};
       p_->rows_hidden = {p_->low, N, p_->projected ? p_->H : 0};
       p_->member_bytes = p_->rows_x.bytes() + p_->rows_h.bytes() + p_->rows_hidden.bytes();
+      if (p_->low->section > 0) {  // pre-activations, and those of candidates apart
+        p_->member_bytes += N * (gates_ + 1) * p_->panels * p_->kernels->width * kFloat;
+      }
       p_->prepared = b_.scratch((b_.threads() + lanes - 1) * p_->member_bytes);
     }
     if (p_->has_lengths) {

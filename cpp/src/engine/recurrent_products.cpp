@@ -83,6 +83,7 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
     kernels->step[kind](args);
     return;
   }
+  if (low->section > 0) return step_sections(s, phase, args, team);
   LowStepArgs step{args, {}, {}, phase.low.data, phase.low.block_stride};
   char* rows = member(s, team);
   if (args.input > 0) {
@@ -93,6 +94,71 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
   step.h = rows_h.prepare(args.h, args.ldh, args.rows, rows + rows_x.bytes());
   step.terms = low->terms;
   low->step[kind](step);
+}
+
+// The same by matrix products into memory and cells without products: those of int4 have no kernels
+// of their own, since their weights take longer to come than all else.
+void RecurrentPlan::step_sections(const Sequence& s, const CellPhase& phase, StepArgs& args,
+                                  const Team& team) const {
+  const int64_t width = kernels->width, vector = phase.gates * width, columns = panels * vector;
+  const int64_t begin = args.panel_begin, end = args.panel_end;
+  char* rows = member(s, team);
+  auto* z = reinterpret_cast<float*>(rows + rows_x.bytes() + rows_h.bytes() + rows_hidden.bytes());
+  LowGemmArgs product = low_product(phase.low, begin, end, width);
+  product.m = args.rows;
+  product.c = z + begin * vector;
+  product.ldc = columns;
+  product.init = args.z + begin * vector;
+  product.ldi = args.ldz;
+  if (args.input > 0) {
+    product.k = I;
+    product.a = rows_x.prepare(args.x, args.ldx, args.rows, rows);
+    low->gemm(product);
+    product.init = product.c;
+    product.ldi = columns;
+  }
+  product.k = K;
+  product.a = rows_h.prepare(args.h, args.ldh, args.rows, rows + rows_x.bytes());
+  product.b = phase.low.data + begin * phase.low.block_stride + block_bytes(*low, I, vector);
+  args.input = args.recurrent = 0;
+  args.w = z;
+  args.panel_stride = 0;
+  const auto kind = static_cast<int>(phase.kind);
+  if (phase.kind != StepKind::kGruAfter) {
+    low->gemm(product);
+    args.z = z;
+    args.ldz = columns;
+    return kernels->step[kind](args);
+  }
+  // The candidate's sum with h stays apart from that with x.
+  float* apart = z + N * columns;
+  for (int64_t r = 0; r < args.rows; ++r) {
+    for (int64_t p = begin; p < end; ++p) {
+      float* to = z + r * columns + p * vector;
+      const float* from = product.init + r * product.ldi + (p - begin) * vector;
+      std::copy(from + 2 * width, from + vector, apart + (r * panels + p) * width);
+      if (to != from) std::copy(from, from + 2 * width, to);
+      std::copy(args.bias_h + p * width, args.bias_h + (p + 1) * width, to + 2 * width);
+    }
+  }
+  product.init = product.c;
+  product.ldi = columns;
+  low->gemm(product);
+  for (int64_t r = 0; r < args.rows; ++r) {
+    for (int64_t p = begin; p < end; ++p) {
+      float* own = z + r * columns + p * vector + 2 * width;
+      std::swap_ranges(own, own + width, apart + (r * panels + p) * width);
+    }
+  }
+  const StepArgs all = args;
+  for (int64_t r = 0; r < all.rows; ++r) {
+    args.rows = 1;
+    args.z = z + r * columns;
+    args.bias_h = apart + r * panels * width;
+    args.h = all.h + r * all.ldh;
+    args.h_out = all.h_out + r * all.ldh_out;
+    kernels->step[kind](args);
+  }
 }
 
 // y = hidden * projection for `rows` rows.

@@ -122,8 +122,9 @@ void ModelFile::read(std::span<const uint8_t> bytes) {
 void ModelFile::expand(Safetensors& container, const Description& description) {
   compute_type = description.compute_type.empty() ? "float32" : description.compute_type;
   if (compute_type != "float32" && compute_type != "bfloat16" && compute_type != "int8" &&
-      compute_type != "bf16x3") {
-    refuse("compute_type " + quoted(compute_type) + "; allowed: float32, bfloat16, int8, bf16x3");
+      compute_type != "bf16x3" && compute_type != "int4") {
+    refuse("compute_type " + quoted(compute_type) +
+           "; allowed: float32, bfloat16, int8, bf16x3, int4");
   }
   std::map<std::string, Tensor> scales;
   for (const auto& [name, scale] : description.scales) {

@@ -27,6 +27,15 @@
 //     output = fma(float(S), scale of row * scale of column, initial value)
 // and a step adds first the part of x, then that of h. A row that holds an infinity or NaN has the
 // scale NaN, and so have its outputs.
+//
+// int4. Weights lie in [-7, 7], with a bfloat16 scale for each column of each section of 32 rows. A
+// block stores
+//     bfloat16 scale[sections][C];
+//     weights plus 8, rows i and i + 4 of eight in the low and the high half of a byte:
+//         element (row, col) -> half (row % 8) / 4 of byte at [(row / 8) * C + col][row % 4]
+// A row is prepared as for int8, to signed integers, and -8 * (sum of the section) for each section
+// behind them. For each section in turn, with the exact sum S of its products,
+//     output = fma(float(S), scale of row * scale of column, output)
 #pragma once
 
 #include <cstdint>
@@ -85,11 +94,13 @@ struct LowKernels {
   void (*prepare)(const PrepareArgs&);
   void (*gemm)(const LowGemmArgs&);
   void (*step[static_cast<int>(StepKind::kCount)])(const LowStepArgs&);
+  int32_t section = 0;  // int4: rows of a block that share scales; such kernels have no steps
 };
 
 struct LowTable {
   LowKernels bfloat16;
   LowKernels int8;
+  LowKernels int4;
 };
 
 inline int64_t padded_rows(const LowKernels& low, int64_t k) {
@@ -98,13 +109,18 @@ inline int64_t padded_rows(const LowKernels& low, int64_t k) {
 
 // Bytes of a block of `columns` columns (whole vectors) and k rows.
 inline int64_t block_bytes(const LowKernels& low, int64_t k, int64_t columns) {
+  if (low.section > 0) {
+    const int64_t sections = padded_rows(low, k) / low.section;
+    return sections * columns * (2 + low.section / 2);
+  }
   const int64_t head = low.scaled ? columns * 8 : 0;
   return head + padded_rows(low, k) * columns * low.weight_bytes;
 }
 
 // Bytes from one prepared row of k values to the next.
 inline int64_t prepared_stride(const LowKernels& low, int64_t k) {
-  return (padded_rows(low, k) * low.value_bytes + 63) / 64 * 64;
+  const int64_t starts = low.section > 0 ? padded_rows(low, k) / low.section * 4 : 0;
+  return (padded_rows(low, k) * low.value_bytes + starts + 63) / 64 * 64;
 }
 
 }  // namespace gruengine

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Products in bfloat16 and int8 of tiles; compiled for the row `amx` of cmake/isa.cmake. The only
-// symbol that leaves is gruengine::<isa>::low_table.
+// Products in bfloat16, int8 and int4 of tiles; compiled for the row `amx` of cmake/isa.cmake. The
+// only symbol that leaves is gruengine::<isa>::low_table.
 #include GRU_VEC
 #include GRU_DOT
 
@@ -8,6 +8,7 @@
 #include "kernels/amx_step.h"
 #include "kernels/amx_vectors.h"
 #include "kernels/functions.h"
+#include "kernels/int4.h"
 #include "kernels/math.h"
 
 #include "cells/gru.h"
@@ -49,6 +50,18 @@ const LowTable low_table = {
 #include "cells/cells.inc"
 #undef GRU_CELL
         },
+    },
+    {
+        8,
+        kSection,
+        1,
+        1,
+        0,
+        true,
+        &prepare_int4,
+        &int4_gemm,
+        {},
+        kSection,
     },
 };
 

@@ -24,4 +24,10 @@ GRU_INLINE Ints dot(Ints sum, const Quad& a, const int8_t* w) {
 }
 GRU_INLINE void store_bytes(uint8_t* p, Vec x) { store_low_bytes(p, _mm256_cvtps_epi32(x.v)); }
 
+// At most 2 * 15 * 127: no pair saturates.
+GRU_INLINE Ints dot_unsigned(Ints sum, const uint8_t* x, __m256i w) {
+  const __m256i pairs = _mm256_maddubs_epi16(w, splat_quad(x));
+  return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+
 GRU_END_KERNELS

@@ -19,4 +19,8 @@ GRU_INLINE void store_bytes(uint8_t* p, Vec x) {
   store_low_bytes(p, _mm256_add_epi32(_mm256_cvtps_epi32(x.v), _mm256_set1_epi32(kZeroPoint)));
 }
 
+GRU_INLINE Ints dot_unsigned(Ints sum, const uint8_t* x, __m256i w) {
+  return {_mm256_dpbusd_avx_epi32(sum.v, w, splat_quad(x))};
+}
+
 GRU_END_KERNELS

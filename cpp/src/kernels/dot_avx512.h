@@ -28,4 +28,10 @@ GRU_INLINE void store_bytes(uint8_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
 }
 
+// At most 2 * 15 * 127: no pair saturates.
+GRU_INLINE Ints dot_unsigned(Ints sum, const uint8_t* x, __m512i w) {
+  const __m512i pairs = _mm512_maddubs_epi16(w, splat_quad(x));
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+}
+
 GRU_END_KERNELS

@@ -20,4 +20,8 @@ GRU_INLINE void store_bytes(uint8_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(near));
 }
 
+GRU_INLINE Ints dot_unsigned(Ints sum, const uint8_t* x, __m512i w) {
+  return {_mm512_dpbusd_epi32(sum.v, w, splat_quad(x))};
+}
+
 GRU_END_KERNELS

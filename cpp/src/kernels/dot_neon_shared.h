@@ -46,4 +46,20 @@ GRU_INLINE Vec round_bfloat16(Vec x) {
   return {vreinterpretq_f32_u32(vandq_u32(chosen, vdupq_n_u32(0xffff0000u)))};
 }
 
+GRU_INLINE Ints splat_ints(int32_t a) { return {vdupq_n_s32(a)}; }
+GRU_INLINE Ints plus(Ints a, Ints b) { return {vaddq_s32(a.v, b.v)}; }
+struct Nibbles {
+  int8x16_t low, high;
+};
+GRU_INLINE Nibbles load_nibbles(const uint8_t* w) {
+  const uint8x16_t both = vld1q_u8(w);
+  return {vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))),
+          vreinterpretq_s8_u8(vshrq_n_u8(both, 4))};
+}
+GRU_INLINE Vec load_bfloat16(const uint8_t* p) {
+  uint16x4_t half;
+  __builtin_memcpy(&half, p, sizeof(half));
+  return {vreinterpretq_f32_u32(vshll_n_u16(half, 16))};
+}
+
 GRU_END_KERNELS

@@ -10,4 +10,8 @@ GRU_INLINE Ints dot(Ints sum, const Quad& a, const int8_t* w) {
   return {vdotq_s32(sum.v, a.v, vld1q_s8(w))};
 }
 
+GRU_INLINE Ints dot_unsigned(Ints sum, const uint8_t* x, int8x16_t w) {
+  return {vdotq_s32(sum.v, load_quad(x).v, w)};
+}
+
 GRU_END_KERNELS

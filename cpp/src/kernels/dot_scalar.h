@@ -48,4 +48,30 @@ GRU_INLINE Vec round_bfloat16(Vec x) {
   return {of_bits(static_cast<int32_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u))};
 }
 
+GRU_INLINE Ints splat_ints(int32_t a) { return {a}; }
+GRU_INLINE Ints plus(Ints a, Ints b) { return {a.v + b.v}; }
+// Four weights of 4 bits for each lane, twice: the low halves of the 4 * kWidth bytes at w, and the
+// high ones. Each is a weight plus 8.
+struct Nibbles {
+  uint8_t low[4], high[4];
+};
+GRU_INLINE Nibbles load_nibbles(const uint8_t* w) {
+  Nibbles pair;
+  for (int i = 0; i < 4; ++i) {
+    pair.low[i] = w[i] & 15;
+    pair.high[i] = w[i] >> 4;
+  }
+  return pair;
+}
+// sum + x . w in every lane, with the four signed bytes at x.
+GRU_INLINE Ints dot_unsigned(Ints sum, const uint8_t* x, const uint8_t* w) {
+  for (int i = 0; i < 4; ++i) sum.v += static_cast<int8_t>(x[i]) * w[i];
+  return sum;
+}
+// kWidth values of bfloat16, as they lie.
+GRU_INLINE Vec load_bfloat16(const uint8_t* p) {
+  return {of_bits(
+      static_cast<int32_t>(static_cast<uint32_t>(p[1]) << 24 | static_cast<uint32_t>(p[0]) << 16))};
+}
+
 GRU_END_KERNELS

@@ -55,4 +55,19 @@ GRU_INLINE Vec round_bfloat16(Vec x) {
   return {_mm256_castsi256_ps(_mm256_and_si256(chosen, high))};
 }
 
+GRU_INLINE Ints splat_ints(int32_t a) { return {_mm256_set1_epi32(a)}; }
+GRU_INLINE Ints plus(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
+struct Nibbles {
+  __m256i low, high;
+};
+GRU_INLINE Nibbles load_nibbles(const uint8_t* w) {
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16(both, 4), mask)};
+}
+GRU_INLINE Vec load_bfloat16(const uint8_t* p) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
+}
+
 GRU_END_KERNELS

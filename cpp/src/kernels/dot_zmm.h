@@ -38,4 +38,19 @@ GRU_INLINE Vec round_bfloat16(Vec x) {
   return {_mm512_castsi512_ps(_mm512_and_si512(rounded_bits(x), high))};
 }
 
+GRU_INLINE Ints splat_ints(int32_t a) { return {_mm512_set1_epi32(a)}; }
+GRU_INLINE Ints plus(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+struct Nibbles {
+  __m512i low, high;
+};
+GRU_INLINE Nibbles load_nibbles(const uint8_t* w) {
+  const __m512i both = _mm512_loadu_si512(w);
+  const __m512i mask = _mm512_set1_epi8(15);
+  return {_mm512_and_si512(both, mask), _mm512_and_si512(_mm512_srli_epi16(both, 4), mask)};
+}
+GRU_INLINE Vec load_bfloat16(const uint8_t* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+
 GRU_END_KERNELS

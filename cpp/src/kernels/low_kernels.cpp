@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Products in bfloat16 and int8 of one instruction set; compiled once for each row of
+// Products in bfloat16, int8 and int4 of one instruction set; compiled once for each row of
 // cmake/isa.cmake. The only symbol that leaves is gruengine::<isa>::low_table.
 #include GRU_VEC
 #include GRU_DOT
 
 #include "kernels/functions.h"
+#include "kernels/int4.h"
 #include "kernels/low_gemm.h"
 #include "kernels/low_prepare.h"
 #include "kernels/low_step.h"
@@ -54,6 +55,18 @@ const LowTable low_table = {
 #include "cells/cells.inc"
 #undef GRU_CELL
         },
+    },
+    {
+        8,
+        kSection,
+        1,
+        1,
+        0,
+        true,
+        &prepare_int4,
+        &int4_gemm,
+        {},
+        kSection,
     },
 };
 
