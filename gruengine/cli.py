@@ -18,7 +18,7 @@ from gruengine import __version__
 from gruengine.cli_text import fields, print_json, progress, size, table
 from gruengine.errors import GruEngineError, InvalidInputError
 
-COMPUTE_TYPES = "float32 (default), bfloat16, int8, bf16x3 or auto: how products are made"
+COMPUTE_TYPES = "float32 (default), bfloat16, int8, int4, bf16x3 or auto: how products are made"
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -68,4 +68,5 @@ def quantise_int4(W: Array) -> tuple[Array, Array]:
 def expand_int4(q: Array, scales: Array) -> Array:
     """Return the floats that the integers [..., k] of sections with ``scales`` stand for."""
     k = q.shape[-1]
-    return q.astype(np.float32) * np.repeat(scales, SECTION, axis=-1)[..., :k]
+    floats: Array = q.astype(np.float32) * np.repeat(scales, SECTION, axis=-1)[..., :k]
+    return floats

@@ -2,9 +2,9 @@
 """Products of the compute types below float32, in float64 NumPy: what is rounded, and how.
 
 bfloat16: both sides to the nearest bfloat16, ties to even. int8: both sides to integers in
-[-127, 127], weights with a scale for each output, values with a scale for each row. int4: values as in int8, weights to integers in [-7, 7], with a scale for each
-32 inputs of each output. bf16x3: both sides as sums of two bfloat16, without the product of the two
-lower ones.
+[-127, 127], weights with a scale for each output, values with a scale for each row. int4: values as
+in int8, weights to integers in [-7, 7], with a scale for each 32 inputs of each output. bf16x3:
+both sides as sums of two bfloat16, without the product of the two lower ones.
 """
 
 from __future__ import annotations

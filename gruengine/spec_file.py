@@ -23,6 +23,7 @@ from gruengine.graph_json import (
     graph_from_json,
     graph_to_json,
 )
+from gruengine.quantise import SECTION
 from gruengine.safetensors import Array, shown
 from gruengine.spec import ModelSpec, Parity
 from gruengine.spec_checks import problems_of
@@ -96,9 +97,9 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
     keys = ("format", "graph", "state", "provenance", "tensors")
     expect_keys(document, keys, ("compute_type", "parity", "scales"), "the description")
     compute_type = document.get("compute_type", "float32")
-    if compute_type not in ("float32", "bfloat16", "int8", "bf16x3"):
+    if compute_type not in ("float32", "bfloat16", "int8", "int4", "bf16x3"):
         raise ModelFileError(
-            f"compute_type {shown(compute_type)}; allowed: float32, bfloat16, int8, bf16x3"
+            f"compute_type {shown(compute_type)}; allowed: float32, bfloat16, int8, int4, bf16x3"
         )
     scales = {
         name: _take(tensors, scale)
@@ -128,11 +129,12 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
 
 def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
     """Put the weights into fewer bits, where that loses nothing; return the tensors of scales."""
-    from gruengine.spec_low import low_axes, pack
+    from gruengine.spec_low import int4_forms, low_axes, pack, pack_int4, unpack_int4
 
     scales: dict[str, str] = {}
     if spec.compute_type == "bf16x3":
         return scales
+    forms = int4_forms(spec) if spec.compute_type == "int4" else {}
     for name, axes in low_axes(spec).items():
         array = spec.tensors[name]
         if spec.compute_type == "bfloat16" or not axes:
@@ -141,8 +143,13 @@ def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
                 half = (bits >> 16).astype("<u2")
                 tensors[name] = half.view(safetensors.BFLOAT16)
             continue
-        q, factors = pack(array, axes)
-        if np.array_equal(q.astype(np.float32) * factors, array):
+        if forms.get(name) == "int4":
+            q, factors = pack_int4(array, axes)
+            same = np.array_equal(unpack_int4(q, factors, axes), array)
+        else:
+            q, factors = pack(array, axes)
+            same = np.array_equal(q.astype(np.float32) * factors, array)
+        if same:
             tensors[name] = q
             scales.update(_add_sample(tensors, "scale/", {name: factors}))
     return scales
@@ -156,13 +163,17 @@ def _floats(name: str, array: Array, scales: dict[str, Array]) -> Array:
         raise ModelFileError(f"tensor {shown(name)} is I8 without a scale")
     scale = scales.pop(name)
     fits = scale.dtype == np.float32 and scale.ndim == array.ndim
-    if not fits or any(s not in (1, n) for s, n in zip(scale.shape, array.shape, strict=True)):
+    sizes = zip(scale.shape, array.shape, strict=False)
+    if not fits or any(s not in (1, n, -(-n // SECTION)) for s, n in sizes):
         raise ModelFileError(
             f"tensor {shown(name)} of shape {array.shape} has a scale {scale.dtype} of shape "
-            f"{scale.shape}; allowed: float32 whose sizes are its own or 1"
+            f"{scale.shape}; allowed: float32 whose sizes are its own, 1 or one for each {SECTION}"
         )
     if not (np.isfinite(scale * np.float32(128)) & (scale >= 0)).all():
         raise ModelFileError(f"tensor {shown(name)} has a scale that is no size")
+    for axis, size in enumerate(array.shape):
+        if scale.shape[axis] not in (1, size):
+            scale = np.repeat(scale, SECTION, axis).take(range(size), axis)
     return array.astype(np.float32) * scale
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.quantise import quantise_weights, round_bfloat16
+from gruengine.quantise import expand_int4, quantise_int4, quantise_weights, round_bfloat16
 from gruengine.spec import Graph, ModelSpec, Node
 
 Array = np.ndarray[Any, Any]
@@ -88,16 +88,57 @@ def pack(array: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return np.ascontiguousarray(q), scales.reshape(sizes)
 
 
+def pack_int4(array: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return a tensor in int4: its integers and the scales of sections along ``axes[0]``."""
+    q, scales = quantise_int4(np.moveaxis(array, axes[0], -1))
+    turned = (np.ascontiguousarray(np.moveaxis(a, -1, axes[0])) for a in (q, scales))
+    return next(turned), next(turned)
+
+
+def unpack_int4(q: Array, scales: Array, axes: tuple[int, ...]) -> Array:
+    """Return the floats that :func:`pack_int4` stands for."""
+    floats = expand_int4(np.moveaxis(q, axes[0], -1), np.moveaxis(scales, axes[0], -1))
+    return np.ascontiguousarray(np.moveaxis(floats, -1, axes[0]))
+
+
+def int4_forms(spec: ModelSpec) -> dict[str, str]:
+    """Return how int4 keeps the tensors of :func:`low_axes`: in int4, int8 or bfloat16.
+
+    Tables are looked up in int8 and convolutions made in bfloat16; a tensor that is a table and a
+    matrix at once is left alone.
+    """
+    tables: set[str] = set()
+    others: set[str] = set()
+    graphs = [spec.graph]
+    while graphs:
+        for node in graphs.pop().nodes:
+            table = node.inputs[:1] if node.op == "Gather" else ()
+            tables.update(table)
+            others.update(node.inputs[len(table) :])
+            graphs += [value for value in node.attrs.values() if isinstance(value, Graph)]
+    found = {}
+    for name, axes in low_axes(spec).items():
+        if name not in tables:
+            found[name] = "int4" if axes else "bfloat16"
+        elif name not in others:
+            found[name] = "int8"
+    return found
+
+
 def quantise(spec: ModelSpec, compute_type: str) -> ModelSpec:
     """Return the spec with its weights rounded as ``compute_type`` rounds them.
 
     The engine computes the very same numbers from it in that compute type as from ``spec``.
     """
     tensors = dict(spec.tensors)
+    forms = int4_forms(spec) if compute_type == "int4" else {}
     for name, axes in low_axes(spec).items():
-        if compute_type == "bfloat16" or (compute_type == "int8" and not axes):
+        form = forms.get(name) if compute_type == "int4" else compute_type
+        if form == "bfloat16" or (form == "int8" and not axes):
             tensors[name] = round_bfloat16(tensors[name]).astype(np.float32)
-        elif compute_type == "int8":
+        elif form == "int8":
             q, scales = pack(tensors[name], axes)
             tensors[name] = q.astype(np.float32) * scales
+        elif form == "int4":
+            tensors[name] = unpack_int4(*pack_int4(tensors[name], axes), axes)
     return replace(spec, tensors=tensors, compute_type=compute_type)

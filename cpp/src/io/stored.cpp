@@ -21,21 +21,28 @@ float float_at(const uint8_t* data, int64_t i) {
   return value;
 }
 
-// Where the scale of each element lies: strides are zero along axes of size 1.
-std::vector<int64_t> scale_strides(const std::string& name, const Dims& dims, const Tensor& scale) {
+constexpr int64_t kSection = 32;
+
+// Where the scale of element i along an axis lies: (i / each) * stride.
+struct ScaleAxis {
+  int64_t each, stride;
+};
+
+std::vector<ScaleAxis> scale_axes(const std::string& name, const Dims& dims, const Tensor& scale) {
   if (scale.dtype != DType::kFloat32 || scale.dims.size() != dims.size()) {
     refuse(name, "needs a float32 scale with as many axes");
   }
-  std::vector<int64_t> strides(dims.size());
+  std::vector<ScaleAxis> axes(dims.size());
   int64_t step = 1;
   for (size_t i = dims.size(); i-- > 0;) {
-    if (scale.dims[i] != dims[i] && scale.dims[i] != 1) {
-      refuse(name, "has a scale whose sizes are neither its own nor 1");
+    const bool sections = scale.dims[i] == (dims[i] + kSection - 1) / kSection;
+    if (scale.dims[i] != dims[i] && scale.dims[i] != 1 && !sections) {
+      refuse(name, "has a scale whose sizes are neither its own, nor 1, nor one for each 32");
     }
-    strides[i] = scale.dims[i] == 1 ? 0 : step;
+    axes[i] = {scale.dims[i] == dims[i] ? 1 : kSection, scale.dims[i] == 1 ? 0 : step};
     step *= scale.dims[i];
   }
-  return strides;
+  return axes;
 }
 
 }  // namespace
@@ -54,7 +61,7 @@ void expand_stored(const std::string& name, const StoredTensor& stored, const Te
     }
     return;
   }
-  const std::vector<int64_t> strides = scale_strides(name, stored.dims, *scale);
+  const std::vector<ScaleAxis> axes = scale_axes(name, stored.dims, *scale);
   const auto* scales = static_cast<const uint8_t*>(scale->data);
   std::vector<int64_t> at(stored.dims.size());
   int64_t place = 0;
@@ -64,9 +71,13 @@ void expand_stored(const std::string& name, const StoredTensor& stored, const Te
     if (!(s >= 0) || !std::isfinite(s * 128.0f)) refuse(name, "has a scale that is no size");
     to[i] = static_cast<float>(q) * s;
     for (size_t axis = at.size(); axis-- > 0;) {
-      place += strides[axis];
-      if (++at[axis] < stored.dims[axis]) break;
-      place -= strides[axis] * stored.dims[axis];
+      const auto [each, stride] = axes[axis];
+      const int64_t section = at[axis] / each;
+      if (++at[axis] < stored.dims[axis]) {
+        place += (at[axis] / each - section) * stride;
+        break;
+      }
+      place -= section * stride;
       at[axis] = 0;
     }
   }

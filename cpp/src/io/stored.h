@@ -9,8 +9,8 @@
 namespace gruengine {
 
 // Writes the floats of `stored` to `to`. An int8 tensor is its integers times `scale`, a float32
-// tensor of the same rank whose sizes are those of the tensor or 1; a bfloat16 tensor has none.
-// Throws Error(kInvalidFile) naming the tensor.
+// tensor of the same rank whose sizes are those of the tensor, 1, or one for each 32; a bfloat16
+// tensor has none. Throws Error(kInvalidFile) naming the tensor.
 void expand_stored(const std::string& name, const StoredTensor& stored, const Tensor* scale,
                    float* to);
 
