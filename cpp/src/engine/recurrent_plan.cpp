@@ -344,11 +344,11 @@ class RecurrentBuilder {
 
   void place_scratch() {
     constexpr int64_t kFloat = sizeof(float);
-    const int64_t T = p_->T, N = p_->N;
+    const int64_t T = p_->T, N = p_->N, units = p_->panels * p_->kernels->width * kFloat;
     const int64_t lanes = p_->lanes = b_.threads() > 1 && !p_->has_lengths ? p_->D : 1;
     p_->chunk_steps = 0;
     if (T > 1 && !p_->skips) {
-      const int64_t row = gates_ * p_->panels * p_->kernels->width * kFloat;
+      const int64_t row = gates_ * units;
       const int64_t longer = p_->low != nullptr ? kLongLowChunkBytes : kLongChunkBytes;
       const int64_t chunk = row * p_->I > kLongChunkBytes ? longer : kChunkBytes;
       p_->chunk_steps = std::clamp<int64_t>(chunk / std::max<int64_t>(1, row * N), 1, T);
@@ -364,8 +364,7 @@ class RecurrentBuilder {
       p_->rows_h = {p_->low, N, p_->K};
       p_->rows_hidden = {p_->low, N, p_->projected ? p_->H : 0};
       p_->member_bytes = p_->rows_x.bytes() + p_->rows_h.bytes() + p_->rows_hidden.bytes();
-      const int64_t sums = (gates_ + 1) * p_->panels * p_->kernels->width;  // and candidates apart
-      if (p_->low->section > 0) p_->member_bytes += N * sums * kFloat;
+      if (p_->low->section > 0) p_->member_bytes += N * (gates_ + 1) * units;
       p_->prepared = b_.scratch((b_.threads() + lanes - 1) * p_->member_bytes);
     }
     if (p_->has_lengths) {
