@@ -136,7 +136,8 @@ def _latency(
             text, at = f"{min(times) / time:.1f}x", (size, time)
             style: dict[str, Any] = {"color": OURS["float32"], "fontsize": 10}
             axis.annotate(text, at, (7, -13), textcoords="offset points", **style)
-    axis.legend(loc="upper left", frameon=False, fontsize=9)
+    axis.set_ylim(top=30 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(loc="upper left", frameon=False, fontsize=9, ncols=2)
 
 
 # -- throughput -----------------------------------------------------------------------------------
