@@ -240,6 +240,15 @@ def same_pads(steps: int, kernel: int, stride: int, dilation: int = 1) -> tuple[
     return total // 2, total - total // 2
 
 
+def for_windows(x: Array, padding: str, kernel: int, stride: int, dilation: int) -> Array:
+    """Return ``x`` with what the padding of a convolution adds."""
+    if padding == "causal":
+        return padded(x, (kernel - 1) * dilation, 0)
+    if padding == "same":
+        return padded(x, *same_pads(x.shape[1], kernel, stride, dilation))
+    return x
+
+
 def conv(rng: Rng, form: Form, era: Era) -> Made:
     """Return a convolution over time; its windows are summed one by one."""
     kernel, filters = int(rng.integers(1, 4)), 2 * int(rng.integers(1, 4))
@@ -252,10 +261,7 @@ def conv(rng: Rng, form: Form, era: Era) -> Made:
 
     def run(x: Array) -> Array:
         reach = (kernel - 1) * dilation
-        if padding == "causal":
-            x = padded(x, reach, 0)
-        elif padding == "same":
-            x = padded(x, *same_pads(x.shape[1], kernel, stride, dilation))
+        x = for_windows(x, padding, kernel, stride, dilation)
         outs = []
         for t in range(0, x.shape[1] - reach, stride):
             parts = []

@@ -15,10 +15,9 @@ from fuzz.keras_blocks import (
     Rng,
     Weight,
     dropped,
+    for_windows,
     one_of,
-    padded,
     plain,
-    same_pads,
     weights,
 )
 from fuzz.keras_cells import activate
@@ -42,10 +41,7 @@ def by_itself(rng: Rng, form: Form, era: Era) -> Made:
     reach = (kernel - 1) * dilation
 
     def run(x: Array) -> Array:
-        if padding == "causal":
-            x = padded(x, reach, 0)
-        elif padding == "same":
-            x = padded(x, *same_pads(x.shape[1], kernel, stride, dilation))
+        x = for_windows(x, padding, kernel, stride, dilation)
         outs = []
         for t in range(0, x.shape[1] - reach, stride):
             taps = [x[:, t + k * dilation, :, None] * w[k].astype(np.float64)

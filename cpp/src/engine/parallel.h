@@ -97,8 +97,7 @@ void run_team(int threads, TeamBody body, void* context);
 // The same for bodies that do all their work in share(): the caller goes on alone until others
 // come, and does not wait for those that come too late. When it has to sleep for others for a
 // quarter of the time, since other work has the processors, it ends the team and works alone for a
-// while. `wake`: the run is long enough to wake
-// threads that sleep.
+// while. `wake`: the run is long enough to wake threads that sleep.
 void run_helped(int threads, bool wake, TeamBody body, void* context);
 
 template <class F>

@@ -29,7 +29,7 @@ void pack_operand(const Matmul& p, const LowForm& form, const Team& team, char* 
     const auto column = [&](int64_t c) {
       return first + c < p.n ? p.b + (first + c) * p.k : nullptr;
     };
-    pack_low_columns(*form.low, p.k, form.columns_of(block), column, to + block * form.stride());
+    pack_low_columns(*form.low, p.k, form.whole(block), column, to + block * form.stride());
   }
 }
 

@@ -19,10 +19,6 @@ inline uint32_t bfloat16_pair(float low, float high) {
 struct LowForm : TrainPanels {
   const LowType* low;
 
-  int64_t columns_of(int64_t block) const {
-    const int64_t used = std::min(columns(), n - block * columns());
-    return (used + width - 1) / width * width;
-  }
   int64_t stride() const { return block_bytes(*low, k, columns()); }
   int64_t bytes() const { return blocks() * stride(); }
   int64_t groups() const { return padded_rows(*low, k) / 2; }
@@ -32,8 +28,8 @@ struct LowForm : TrainPanels {
 template <class Row>
 void pack_low_rows(const LowForm& form, int64_t begin, int64_t end, Row row, char* to) {
   for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * form.columns(), columns = form.columns_of(block);
-    const int64_t used = std::min(columns, form.n - first);
+    const int64_t first = block * form.columns(), columns = form.whole(block);
+    const int64_t used = form.used(block);
     auto* line = reinterpret_cast<uint32_t*>(to + block * form.stride());
     for (int64_t group = 0; group < form.groups(); ++group, line += columns) {
       const float* a = 2 * group < form.k ? row(2 * group) : nullptr;

@@ -39,8 +39,7 @@ void pack_gate_rows(const RecurrentTraining::Impl& layer, const float* w, const 
   const int64_t V = layer.width(), H = layer.H;
   for (int64_t block = begin; block < end; ++block) {
     const int64_t column = block * form.columns();
-    const int64_t used = std::min(form.columns(), form.n - column);
-    const int64_t columns = (used + V - 1) / V * V;
+    const int64_t used = form.used(block), columns = form.whole(block);
     float* line = to + block * form.block_stride();
     for (int64_t row = 0; row < form.k; ++row, line += columns) {
       const int64_t unit = row / (slots * V) * V + row % V;
@@ -59,8 +58,7 @@ void pack_transposed(const float* from, const TrainPanels& form, int64_t begin, 
                      float* to) {
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * form.columns();
-    const int64_t used = std::min(form.columns(), form.n - first);
-    const int64_t whole = (used + form.width - 1) / form.width * form.width;
+    const int64_t used = form.used(block), whole = form.whole(block);
     float* panel = to + block * form.block_stride();
     // Few rows at a time, so that the lines written stay in the first cache.
     for (int64_t low = 0; low < form.k; low += 32) {
@@ -78,8 +76,7 @@ void pack_rows(const float* from, int64_t ld, const TrainPanels& form, int64_t b
                float* to) {
   for (int64_t block = begin; block < end; ++block) {
     const int64_t column = block * form.columns();
-    const int64_t used = std::min(form.columns(), form.n - column);
-    const int64_t columns = (used + form.width - 1) / form.width * form.width;
+    const int64_t used = form.used(block), columns = form.whole(block);
     float* line = to + block * form.block_stride();
     for (int64_t row = 0; row < form.k; ++row, line += columns) {
       std::copy_n(from + row * ld + column, used, line);

@@ -2,6 +2,7 @@
 // The inside of RecurrentTraining: how the slots of a cell lie, its packed weights, its passes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -110,6 +111,9 @@ struct TrainPanels {
   int32_t nv() const;
   int64_t columns() const { return nv() * width; }
   int64_t blocks() const { return (n + columns() - 1) / columns(); }
+  // Columns of a block, and those with the padding to whole vectors.
+  int64_t used(int64_t block) const { return std::min(columns(), n - block * columns()); }
+  int64_t whole(int64_t block) const { return (used(block) + width - 1) / width * width; }
   int64_t block_stride() const { return k * columns(); }
   int64_t floats() const { return k * ((n + width - 1) / width) * width; }
 };

@@ -11,20 +11,12 @@ namespace {
 // Rows whose panel of b stays in the first cache.
 constexpr int64_t kRows = 128;
 
-int64_t panel_columns(const TrainPanels& form, int64_t block) {
-  return std::min(form.columns(), form.n - block * form.columns());
-}
-
-int64_t whole_columns(const TrainPanels& form, int64_t block) {
-  return (panel_columns(form, block) + form.width - 1) / form.width * form.width;
-}
-
 ProductArgs columns_product(const float* a, int64_t lda, int64_t m, const WeightGradient& g,
                             int64_t block, int64_t row, int64_t rows, float* c) {
-  const int64_t whole = whole_columns(g.form, block);
+  const int64_t whole = g.form.whole(block);
   ProductArgs args{};
   args.m = m;
-  args.n = panel_columns(g.form, block);
+  args.n = g.form.used(block);
   args.k = rows;
   args.runs = 1;
   args.by_columns = true;
