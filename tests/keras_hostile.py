@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from zips import zipped
 
 Array = np.ndarray[Any, Any]
 Edit = Callable[[Any], None]
@@ -122,11 +123,7 @@ def members(weights: bytes | None = None, model: Any = None) -> dict[str, bytes]
 
 
 def archive(files: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as target:
-        for name, data in (members() if files is None else files).items():
-            target.writestr(name, data)
-    return stream.getvalue()
+    return zipped((members() if files is None else files).items(), method)
 
 
 # -- mutants --------------------------------------------------------------------------------------

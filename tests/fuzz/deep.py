@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from zips import zipped
 
 NUMBERS = (0, 1, 2, 3, 7, -1, 255, 65536, 1 << 31, (1 << 31) - 1, 1 << 40, -(1 << 62))
 Bytes = Callable[[bytes], bytes]
@@ -37,8 +38,8 @@ def _pick(rng: np.random.Generator, items: Any) -> Any:
 
 def _zip(data: bytes, rng: np.random.Generator, flat: Bytes) -> bytes:
     """Change one member, as a rule the pickle, and write a sound archive around it."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(target, "w") as out:
+    members = []
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.endswith("data.pkl")]
         chosen = _pick(rng, pickles if pickles and rng.random() < 0.7 else names)
@@ -47,8 +48,8 @@ def _zip(data: bytes, rng: np.random.Generator, flat: Bytes) -> bytes:
             if name == chosen:
                 deep = name.endswith(".json") and rng.random() < 0.7
                 content = _json(content, rng) if deep else flat(content)
-            out.writestr(name, content)
-    return target.getvalue()
+            members.append((name, content))
+    return zipped(members)
 
 
 def _json(data: bytes, rng: np.random.Generator) -> bytes:

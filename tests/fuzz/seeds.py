@@ -18,6 +18,7 @@ from onnx_models import export
 from onnx_nodes import NodeCase
 from torch import nn
 from torch_models import Model, saved
+from zips import zipped
 
 import gruengine as gr
 from gruengine.conversion import save_spec
@@ -119,9 +120,12 @@ def nam() -> bytes:
 
 
 def arrays(state: dict[str, torch.Tensor]) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, **{name: value.numpy() for name, value in state.items()})  # type: ignore[arg-type]
-    return stream.getvalue()
+    members = []
+    for name, value in state.items():
+        stream = io.BytesIO()
+        np.save(stream, value.numpy())
+        members.append((f"{name}.npy", stream.getvalue()))
+    return zipped(members)
 
 
 @functools.cache
