@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -360,7 +361,7 @@ def _targets(y: Any) -> Any:
 
 def _count(y: Array, mask: Array | None) -> int:
     """How many targets count."""
-    return int(np.prod(y.shape[:-1])) if mask is None else int(np.count_nonzero(mask))
+    return math.prod(y.shape[:-1]) if mask is None else int(np.count_nonzero(mask))
 
 
 def _ending(net: Any) -> str:

@@ -52,6 +52,13 @@ GRU_NOINLINE void add_edge(Edge to, int64_t left, int rows, int vectors, float* 
   }
 }
 
+// Rows of a tile whose a comes in columns: those of one panel of deltas go by in even tiles.
+constexpr int rows_of_columns(int nv) {
+  int rows = 1;
+  while (rows < 8 && fits(1, rows + 1, nv)) ++rows;
+  return rows;
+}
+
 // Some of the k of a product, in runs.
 struct Chunk {
   const float *a, *b;  // b of the first block
@@ -185,7 +192,7 @@ GRU_INLINE void product_rows(const ProductArgs& args, const Chunk& chunk, int64_
 template <int NV, bool ByColumns>
 GRU_INLINE void product_blocks(const ProductArgs& args, int64_t begin, int64_t end) {
   constexpr int P = ByColumns || NV >= 3 ? 1 : 4 / NV;
-  constexpr int R = rows_of_tile(NV);
+  constexpr int R = ByColumns ? rows_of_columns(NV) : rows_of_tile(NV);
   constexpr int64_t kColumns = NV * Vec::kWidth;
   // What is cut: one run, or the list of runs.
   const bool one = args.runs == 1;

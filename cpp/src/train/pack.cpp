@@ -78,6 +78,10 @@ void pack_rows(const float* from, int64_t ld, const TrainPanels& form, int64_t b
     const int64_t column = block * form.columns();
     const int64_t used = form.used(block), columns = form.whole(block);
     float* line = to + block * form.block_stride();
+    if (columns == ld) {  // the rows as they are
+      std::copy_n(from, form.k * ld, line);
+      continue;
+    }
     for (int64_t row = 0; row < form.k; ++row, line += columns) {
       std::copy_n(from + row * ld + column, used, line);
       std::fill(line + used, line + columns, 0.0f);

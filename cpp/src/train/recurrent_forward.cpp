@@ -205,15 +205,7 @@ class DirectionForward : DirectionPass {
   }
 
   void finish() {
-    const int64_t D = layer_.D;
-    for (int64_t t = 0; t < T_; ++t) {
-      const int64_t live = tape_.live_at(t);
-      const float* from = h_at(after(t), 0);
-      for (int64_t i = 0; i < N_; ++i) {
-        float* to = out_.y + ((t * N_ + tape_.row(i)) * D + d_) * K_;
-        i < live ? copy(to, from + i * K_, K_) : clear(to, K_);
-      }
-    }
+    write_outputs();
     for (int64_t i = 0; i < N_; ++i) {
       const int64_t row = d_ * N_ + tape_.row(i);
       const int64_t length = tape_.sorted ? tape_.lengths[static_cast<size_t>(i)] : T_;
@@ -224,6 +216,19 @@ class DirectionForward : DirectionPass {
       if (C_ == 0 || out_.c == nullptr) continue;
       float* c = out_.c + row * C_;
       empty ? clear(c, C_) : copy(c, c_at(last, i), C_);
+    }
+  }
+
+  void write_outputs() {
+    const int64_t D = layer_.D;
+    if (D == 1 && !tape_.sorted) return copy(out_.y, h_at(after(0), 0), T_ * N_ * K_);
+    for (int64_t t = 0; t < T_; ++t) {
+      const int64_t live = tape_.live_at(t);
+      const float* from = h_at(after(t), 0);
+      for (int64_t i = 0; i < N_; ++i) {
+        float* to = out_.y + ((t * N_ + tape_.row(i)) * D + d_) * K_;
+        i < live ? copy(to, from + i * K_, K_) : clear(to, K_);
+      }
     }
   }
 
