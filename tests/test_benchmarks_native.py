@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +138,10 @@ def test_without_a_path_it_says_so(benchmarks, tmp_path, monkeypatch):  # noqa: 
 def test_a_compiler_that_refuses_is_quoted(benchmarks, native, monkeypatch):  # noqa: F811
     from benchmarks import compiled
 
+    header = Path(os.environ["GRUENGINE_RTNEURAL"], "RTNeural/RTNeural.h")
+    header.write_text("#error not today")
+    native._libraries.cache_clear()
+    assert "rtneural.cpp does not compile" in native.missing()
     with pytest.raises(RuntimeError, match=r"steps.c does not compile: .*gruengine"):
         compiled.library("steps.c", ["-nostdinc"])
     monkeypatch.setenv("CC", "no-such-compiler")

@@ -43,7 +43,13 @@ def missing() -> str:
         return "not given (set GRUENGINE_RTNEURAL to a checkout)"
     if not Path(folder, "RTNeural/RTNeural.h").is_file():
         return f"no RTNeural/RTNeural.h in {folder}"
-    return compiled.missing()
+    if reason := compiled.missing():
+        return reason
+    try:
+        _libraries()  # here, on every core: cases are prepared on one
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def version() -> str:
@@ -98,15 +104,23 @@ def _seconds(runner: Runner) -> float:
 
 @cache
 def _libraries() -> dict[str, Any]:
-    """Return every build by backend and width of vectors; all are compiled at once."""
+    """Return every build by backend and width of vectors; all are compiled at once.
+
+    Raises
+    ------
+    RuntimeError
+        There are headers of no backend, or none compiles.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = {
             name: pool.submit(compiled.library, "rtneural.cpp", options)
             for name, options in _builds()
         }
-    found = {name: future.result() for name, future in made.items()}
+    failed = [error for future in made.values() if (error := future.exception())]
+    found = {name: future.result() for name, future in made.items() if not future.exception()}
     if not found:
-        raise RuntimeError("neither the headers of xsimd nor those of Eigen are there")
+        none = RuntimeError("neither the headers of xsimd nor those of Eigen are there")
+        raise failed[0] if failed else none
     for library in found.values():
         library.rtneural_open.restype = ctypes.c_void_p
         library.rtneural_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int]
