@@ -38,17 +38,14 @@ def build(output: Path, source: str, options: Sequence[str]) -> Path:
     RuntimeError
         The compiler refuses; the message has what it said first.
     """
-    command = [_compiler(source), str(MICRO / source), *options, "-o", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{source} does not compile: {done.stderr.strip()[:600]}")
+    _run(source, [*options, "-o", str(output)])
     return output
 
 
 def library(source: str, options: Sequence[str]) -> ctypes.CDLL:
-    """Return a shared library of a file of ``micro/``, compiled once for the same options."""
-    text = (MICRO / source).read_text()
-    key = hashlib.sha256("\0".join([_compiler(source), text, *options]).encode()).hexdigest()
+    """Return a shared library of a file of ``micro/``, compiled once for what it includes."""
+    text = _run(source, [*options, "-E"])
+    key = hashlib.sha256("\0".join([_compiler(source), *options, text]).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gruengine-benchmarks"
     file = folder / f"{Path(source).stem}-{key[:16]}.so"
     if not file.is_file():
@@ -56,6 +53,14 @@ def library(source: str, options: Sequence[str]) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as own:
             build(Path(own, file.name), source, ["-O3", "-shared", "-fPIC", *options]).rename(file)
     return ctypes.CDLL(str(file))
+
+
+def _run(source: str, options: Sequence[str]) -> str:
+    command = [_compiler(source), str(MICRO / source), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{source} does not compile: {done.stderr.strip()[:600]}")
+    return done.stdout
 
 
 def _compiler(source: str) -> str:
