@@ -71,6 +71,7 @@ class Case:
     targets : how many times faster than a peer this should be
     compute_type, threads : of this engine; peers have names of their own for theirs
     quick : part of the set of five minutes
+    native : steps in a loop of C or C++, beside peers that have no Python
     """
 
     name: str
@@ -83,6 +84,7 @@ class Case:
     compute_type: str = "float32"
     threads: int = 1
     quick: bool = True
+    native: bool = False
 
     @property
     def size(self) -> int:

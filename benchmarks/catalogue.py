@@ -157,6 +157,15 @@ def _small() -> list[Case]:
     ]  # fmt: skip
 
 
+def _native() -> list[Case]:
+    """Return steps from C: the sizes of RTNeural, and of audio effects with one input."""
+    return [
+        Case(f"{kind} {what} H={H}, from C", "native", (Stack(kind, H, inputs=inputs),), True,
+             targets={"rtneural": 1}, quick=H == 16, native=True)
+        for kind in CELLS for what, inputs in (("step", 0), ("audio", 1)) for H in (8, 16, 32, 64)
+    ]  # fmt: skip
+
+
 def _dtln(
     stage: int, size: int, inputs: tuple[str, str], outputs: tuple[str, str], weights: int
 ) -> File:
@@ -205,5 +214,6 @@ def _models() -> list[Case]:
 
 def catalogue() -> list[Case]:
     """Return every case, in the order of the report."""
-    groups = (_steps, _low_steps, _sequences, _batched, _vollo, _deepbench, _small, _models)
-    return [case for group in groups for case in group()]
+    layers = (_steps, _low_steps, _sequences, _batched)
+    lists = (_vollo, _deepbench, _small, _native, _models)
+    return [case for group in (*layers, *lists) for case in group()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How evenly single steps take their time, in C: ``python benchmarks/jitter.py [MODEL.onnx ...]``.
+"""How evenly single steps take their time, in C: ``python -m benchmarks.jitter [MODEL.onnx ...]``.
 
 Compiles ``micro/jitter.c`` against the installed package and prints quantiles of the time of a step
 for LSTMs of three sizes and the models of the command line. On a machine with other work the tail
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import gruengine as gr
-from gruengine import paths
+from benchmarks.compiled import build, flags
 
 QUANTILES = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 STEPS = 1_000_000
@@ -25,13 +25,7 @@ STEPS = 1_000_000
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "jitter"
-        source = Path(__file__).parent / "micro/jitter.c"
-        subprocess.run(
-            ["cc", "-O2", str(source), f"-I{paths.include_dir()}", f"-L{paths.library_dir()}",
-             "-lgruengine", f"-Wl,-rpath,{paths.library_dir()}", "-o", str(program)],
-            check=True,
-        )  # fmt: skip
+        program = build(Path(folder) / "jitter", "jitter.c", ["-O2", *flags()])
         print(f"{'us':24}" + "".join(f"{name:>9}" for name in QUANTILES) + "  p99.9 / p50")
         show("nothing", empty())
         for H in (32, 128, 256):

@@ -73,7 +73,7 @@ def _line(row: Row) -> str:
     low, high = row["ratio_quartiles"]
     cells = [
         row["case"],
-        row["peer"],
+        f"{row['peer']} ({row['detail']})" if row.get("detail") else row["peer"],
         number(row["ours_us"]),
         number(row["peer_us"]),
         f"{row['ratio']:.2f}x",

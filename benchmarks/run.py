@@ -96,13 +96,14 @@ def _rows(
             notes.append(f"{case.name}: {name} fails: {str(error)[-120:]}")
             continue
         try:
-            ours = peer("ours").prepare(case)
+            ours = peer("ours-native" if case.native else "ours").prepare(case)
         except GruEngineError as error:
             notes.append(f"{case.name}: {error}")
             return rows
         check(case, name, first_outputs(ours), expected)
         with cores(case.threads):
             found = race(ours.call, theirs.call, rounds=rounds, seconds=seconds, cores=case.threads)
+        of_bound = limit * ours.steps / found.ours
         rows.append(
             {
                 "case": case.name,
@@ -113,8 +114,9 @@ def _rows(
                 "N": case.N,
                 "T": case.T,
                 "peer": name,
-                "ours_us": found.ours * 1e6,
-                "peer_us": found.peer * 1e6,
+                "detail": theirs.detail,
+                "ours_us": found.ours / ours.steps * 1e6,
+                "peer_us": found.peer / theirs.steps * 1e6,
                 "ratio": found.ratio,
                 "ratio_quartiles": [found.low, found.high],
                 "rounds": found.rounds,
@@ -123,8 +125,8 @@ def _rows(
                 "operations": operations,
                 "weight_bytes": read,
                 "level": level,
-                "of_bound": limit / found.ours,
-                "reason": bound.reason(case, limit / found.ours),
+                "of_bound": of_bound,
+                "reason": bound.reason(case, of_bound),
                 "target": case.targets.get(name),
             }
         )

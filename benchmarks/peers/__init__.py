@@ -3,11 +3,13 @@
 
 ``missing()`` returns why the peer is not here, "" if it is. ``prepare(case)`` returns a
 :class:`Runner`, or None for a case that the peer cannot run. ``COMPUTE_TYPE``, where a module has
-it, is what it computes in; else float32.
+it, is what it computes in; else float32. ``NATIVE`` marks engines without Python.
 """
 
 from __future__ import annotations
 
+import ctypes
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,8 +23,11 @@ Array = np.ndarray[Any, Any]
 
 NAMES = (
     "onnxruntime", "onnxruntime-binding", "onnxruntime-int8", "torch", "torch-int8", "openvino",
-    "openvino-bf16", "gruengine-float32",
+    "openvino-bf16", "rtneural", "gruengine-float32",
 )  # fmt: skip
+
+# Steps of one call into C: frames that stay in L1, again and again, so that the call is no cost.
+_FRAMES, _REPEATS = 32, 32
 
 
 @dataclass
@@ -31,10 +36,14 @@ class Runner:
 
     call : one timed call, as a user of that engine would write it
     outputs : the outputs of the last call, one for each part of the case, in any shape
+    steps : calls of the case that one ``call`` makes
+    detail : what of a peer this is, where it has more than one
     """
 
     call: Callable[[], object]
     outputs: Callable[[], list[Array]]
+    steps: int = 1
+    detail: str = ""
 
 
 def peer(name: str) -> Any:
@@ -50,8 +59,37 @@ def compute_type(name: str) -> str:
 def rivals(case: Case, names: Sequence[str]) -> list[str]:
     """Return the peers that belong beside a case: of its compute type, and those it names."""
     return [
-        name for name in names if name in case.targets or compute_type(name) == case.compute_type
+        name
+        for name in names
+        if getattr(peer(name), "NATIVE", False) == case.native
+        and (name in case.targets or compute_type(name) == case.compute_type)
     ]
+
+
+def looped(stack: Stack, run: Any, model: int, close: Any, detail: str = "") -> Runner:
+    """Return a runner of a function of C: ``run(model, x, y, frames, repeats)``.
+
+    x : ``[frames, I]``; y : ``[frames, H]``. ``close(model)`` is called when the runner goes.
+    """
+    random = np.random.default_rng(11)
+    x = random.uniform(-1, 1, (_FRAMES, stack.I)).astype(np.float32)
+    y = np.empty((_FRAMES, stack.H), np.float32)
+    run.argtypes = [*3 * [ctypes.c_void_p], *2 * [ctypes.c_int64]]
+    close.argtypes = [ctypes.c_void_p]
+    given = (model, pointer(x), pointer(y), _FRAMES, _REPEATS)
+
+    def call(keep: tuple[Array, Array] = (x, y)) -> None:
+        if run(*given):
+            raise RuntimeError("a step failed")
+
+    weakref.finalize(call, close, model)
+    return Runner(call, lambda: [y], _FRAMES * _REPEATS, detail)
+
+
+def pointer(array: Array) -> int:
+    """Return the address of a contiguous array."""
+    assert array.flags.c_contiguous
+    return int(array.ctypes.data)
 
 
 def inputs(case: Case) -> list[Array]:
