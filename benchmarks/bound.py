@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The time that no implementation on one core of the reference machine can beat.
+"""The time that no implementation on one core of a machine can beat.
 
 A step: ``max(bytes / B, 2 N W / F) + activations``, W = G*H*(I+H) weights. A sequence:
 ``2 T N G H I / F + T * step(I = 0)``. Bytes a weight and F are those of the compute type. All
@@ -9,53 +9,8 @@ measured (loads of one core, huge pages).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from benchmarks.cases import GATES, Case, File, Stack
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of the memory: how much one core can keep there, and how fast it loads."""
-
-    name: str
-    bytes: float
-    gb_per_s: float
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Measured constants of one core.
-
-    gflops : peak of multiply-adds (two operations each), by compute type
-    bytes_per_weight : by compute type
-    width : floats in a vector
-    cycles : activations and update of ``width`` units, per cell
-    """
-
-    name: str
-    levels: tuple[Level, ...]
-    gflops: dict[str, float]
-    bytes_per_weight: dict[str, float]
-    ghz: float
-    width: int
-    cycles: dict[str, float]
-
-
-REFERENCE = Machine(
-    name="Emerald Rapids, AVX-512",
-    levels=(
-        Level("L1", 48 << 10, 223),
-        Level("L2", 2 << 20, 150),
-        Level("L3", 300 << 20, 31),
-        Level("DRAM", float("inf"), 16),
-    ),
-    gflops={"float32": 225, "bfloat16": 2800, "int8": 5300, "bf16x3": 2800 / 3, "int4": 5300},
-    bytes_per_weight={"float32": 4, "bfloat16": 2, "int8": 1, "bf16x3": 4, "int4": 0.5},
-    ghz=3.0,
-    width=16,
-    cycles={"LSTM": 55, "GRU": 36, "RNN": 12},
-)
+from benchmarks.machine import REFERENCE, Machine
 
 
 def level(size: float, machine: Machine = REFERENCE) -> str:

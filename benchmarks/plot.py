@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bound import REFERENCE, Machine
+from benchmarks.machine import from_json
 
 Row = dict[str, Any]
 Line = dict[int, float]
@@ -43,7 +43,7 @@ def save(found: dict[str, Any], folder: Path) -> list[Path]:
         if rows:
             folder.mkdir(parents=True, exist_ok=True)
             files.append(folder / f"{name}.png")
-            draw(rows, found["cpu"], files[-1])
+            draw(rows, found, files[-1])
     if not files:
         raise ValueError("the run holds nothing to draw")
     return files
@@ -101,8 +101,8 @@ def lines_of(rows: list[Row], kind: str) -> tuple[dict[str, Line], Line, dict[st
     return medians, bound, peers
 
 
-def _steps(rows: list[Row], cpu: str, file: Path) -> None:
-    note = f"x: times faster than the fastest float32 peer. {cpu}"
+def _steps(rows: list[Row], found: dict[str, Any], file: Path) -> None:
+    note = f"x: times faster than the fastest float32 peer. {found['cpu']}"
     title = "A step from Python to Python, one row, one thread"
     with _figure(file, 2, title, note) as axes:
         for axis, kind in zip(axes, KINDS, strict=True):
@@ -154,10 +154,10 @@ def throughput(rows: list[Row]) -> tuple[dict[str, Line], dict[str, Line]]:
     return ours, peers
 
 
-def _streams(rows: list[Row], cpu: str, file: Path) -> None:
+def _streams(rows: list[Row], found: dict[str, Any], file: Path) -> None:
     ours, peers = throughput(rows)
     title = "LSTM, I = H = 256: streams stepped together, one thread"
-    with _figure(file, 1, title, cpu) as axis:
+    with _figure(file, 1, title, found["cpu"]) as axis:
         _plain(axis, sorted({row["N"] for row in rows}))
         axis.set_xlabel("streams in a step")
         axis.set_ylabel("steps of a stream a second")
@@ -171,8 +171,10 @@ def _streams(rows: list[Row], cpu: str, file: Path) -> None:
 # -- roofline -------------------------------------------------------------------------------------
 
 
-def _roofline(rows: list[Row], cpu: str, file: Path, machine: Machine = REFERENCE) -> None:
-    note = f"A point is a case. Lines: what one core loads from a level, and its peaks. {cpu}"
+def _roofline(rows: list[Row], found: dict[str, Any], file: Path) -> None:
+    machine = from_json(found["machine"])
+    what = "A point is a case. Lines: what one core loads from a level, and its peaks."
+    note = f"{what} {found['cpu']}"
     with _figure(file, 1, "Work done, over work per byte of weights", note) as axis:
         _plain(axis, [1, 4, 16, 64, 256, 1024, 4096])
         points: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)

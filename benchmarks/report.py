@@ -58,7 +58,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"{versions}.",
         "",
         f"Medians of {settings['rounds']} rounds in turns; peer / ours is the median of the rounds'"
-        " ratios. Bound: see benchmarks/bound.py.",
+        f" ratios. Bound (benchmarks/bound.py): {found['bounds']}.",
         "",
         HEAD,
         "|---|---|--:|--:|--:|---|--:|--:|--:|---|",

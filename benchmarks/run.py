@@ -8,12 +8,14 @@ import json
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import bound, report
+from benchmarks import machine as machines
 from benchmarks.cases import Case
 from benchmarks.catalogue import catalogue
 from benchmarks.peers import NAMES, Array, Runner, compute_type, peer, rivals
@@ -38,13 +40,21 @@ def main(argv: list[str] | None = None) -> int:
     notes: list[str] = []
     present = [name for name in options.peers.split(",") if not _absent(name, notes)]
     with quiet(options.core):
+        machine = machines.here(notes)
         for case in cases:
             if reason := case.missing():
                 notes.append(f"{case.name}: {reason}")
                 continue
-            rows += _rows(case, present, rounds, seconds, notes)
+            rows += _rows(case, present, rounds, seconds, notes, machine)
     settings = {"rounds": rounds, "seconds": seconds, "core": options.core}
-    found = {**report.machine(present), "settings": settings, "rows": rows, "notes": notes}
+    found = {
+        **report.machine(present),
+        "machine": asdict(machine),
+        "bounds": machine.describe(),
+        "settings": settings,
+        "rows": rows,
+        "notes": notes,
+    }
     print(report.markdown(found))
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
@@ -81,11 +91,16 @@ def _absent(name: str, notes: list[str]) -> bool:
 
 
 def _rows(
-    case: Case, names: list[str], rounds: int, seconds: float, notes: list[str]
+    case: Case,
+    names: list[str],
+    rounds: int,
+    seconds: float,
+    notes: list[str],
+    machine: machines.Machine,
 ) -> list[dict[str, Any]]:
     rows = []
-    limit, level = bound.bound(case)
-    operations, read = bound.work(case)
+    limit, level = bound.bound(case, machine)
+    operations, read = bound.work(case, machine)
     for name in rivals(case, names):
         try:
             theirs = peer(name).prepare(case)
@@ -126,7 +141,7 @@ def _rows(
                 "weight_bytes": read,
                 "level": level,
                 "of_bound": of_bound,
-                "reason": bound.reason(case, of_bound),
+                "reason": bound.reason(case, of_bound, machine),
                 "target": case.targets.get(name),
             }
         )

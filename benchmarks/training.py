@@ -24,7 +24,7 @@ import numpy as np
 
 import gruengine as gr
 from benchmarks import ROOT, report
-from benchmarks.bound import REFERENCE
+from benchmarks import machine as machines
 from benchmarks.timing import cores, quiet, race
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -58,14 +58,14 @@ class Training:
     def name(self) -> str:
         return f"{self.kind} I={self.I} H={self.H} T={self.T} N={self.N} layers={self.layers}"
 
-    def bound(self, threads: int, compute_type: str = "float32") -> float:
+    def bound(self, threads: int, compute_type: str, machine: machines.Machine) -> float:
         """Return the seconds that the products of a step take at the peak."""
         G = GATES[self.kind]
         forward = sum(
             G * self.H * ((self.H if level else self.I) + self.H) for level in range(self.layers)
         )
         macs = self.T * self.N * (3 * forward - G * self.H * self.I)
-        return 2 * macs / (threads * REFERENCE.gflops[compute_type] * 1e9)
+        return 2 * macs / (threads * machine.gflops[compute_type] * 1e9)
 
 
 CASES = (
@@ -118,7 +118,12 @@ def arrays(case: Training) -> tuple[Any, Any]:
 
 
 def row(
-    case: Training, threads: int, compute_type: str, rounds: int, seconds: float
+    case: Training,
+    threads: int,
+    compute_type: str,
+    rounds: int,
+    seconds: float,
+    machine: machines.Machine,
 ) -> dict[str, Any]:
     """Time one case."""
     x, y = arrays(case)
@@ -136,7 +141,7 @@ def row(
         "compute_type": compute_type,
         "peer_name": "float32" if low else "torch",
         "target": LOW_TARGETS[case.H >= 256] if low else case.targets[min(threads, 2) - 1],
-        "bound": case.bound(threads, compute_type),
+        "bound": case.bound(threads, compute_type, machine),
         **asdict(found),
     }
 
@@ -170,7 +175,7 @@ def _status(name: str) -> float:
 
 def markdown(found: dict[str, Any]) -> str:
     """Return the report."""
-    lines = [f"{found['cpu']}, {found['isa']}", "", HEAD, "|" + "---|" * 12]
+    lines = [f"{found['cpu']}, {found['isa']}; {found['bounds']}", "", HEAD, "|" + "---|" * 12]
     for r in found["rows"]:
         sizes = (f"{r[key]:.0f}" if key in r else "" for key in ("memory", "peer_memory"))
         lines.append(
@@ -200,14 +205,23 @@ def main(argv: list[str] | None = None) -> int:
     if options.grow:
         print(_grow(chosen[0], options.threads[0], options.grow))
         return 0
+    notes: list[str] = []
+    with quiet(options.core):
+        machine = machines.here(notes)
     for case, threads, kind in itertools.product(chosen, options.threads, options.types):
         with quiet(options.core):
-            rows.append(row(case, threads, kind, rounds, seconds))
+            rows.append(row(case, threads, kind, rounds, seconds, machine))
         if options.memory:
             peer = "torch" if kind == "float32" else "float32"
             rows[-1]["memory"] = growth(case, threads, kind)
             rows[-1]["peer_memory"] = growth(case, threads, peer)
-    found = {**report.machine(["torch"]), "rows": rows}
+    found = {
+        **report.machine(["torch"]),
+        "machine": asdict(machine),
+        "bounds": machine.describe(),
+        "rows": rows,
+        "notes": notes,
+    }
     print(markdown(found))
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ MODULES = (
     "bound",
     "cases",
     "catalogue",
+    "machine",
     "onnx_cell",
     "peers",
     "plot",
@@ -36,6 +38,14 @@ def benchmarks():
         importlib.import_module(f"benchmarks.{name}")
     assert str(ROOT) not in sys.path
     return package
+
+
+@pytest.fixture
+def known(benchmarks, monkeypatch):
+    """A machine that needs no measuring."""
+    machine = benchmarks.machine.REFERENCE
+    monkeypatch.setattr(benchmarks.machine, "here", lambda notes: machine)
+    return machine
 
 
 def small(benchmarks, stack=None, **changes):
@@ -72,6 +82,29 @@ def test_more_memory_takes_longer_and_more_rows_too(benchmarks):
     times = [load(size) for size in sizes]
     assert times == sorted(times)
     assert load(3e6) - load(2 << 20) == pytest.approx((3e6 - (2 << 20)) / 31e9)
+
+
+def test_this_machine_is_measured(benchmarks):
+    machines = benchmarks.machine
+    notes: list[str] = []
+    machine = machines.here(notes)
+    assert notes == []
+    assert machine.name.startswith("this machine")
+    near, *others, far = (level.gb_per_s for level in machine.levels)
+    assert near > max(others) > far > 0.1
+    assert [level.bytes for level in machine.levels] == sorted(
+        level.bytes for level in machine.levels
+    )
+    assert machine.gflops["int8"] >= machine.gflops["float32"] > machine.ghz > 0.1
+    # A peak is no less than what two sums of vectors a nanosecond would give.
+    assert machine.gflops["float32"] > machine.width
+
+
+def test_a_machine_that_cannot_be_measured_is_the_reference(benchmarks, monkeypatch):
+    monkeypatch.setenv("CXX", "false")
+    notes: list[str] = []
+    assert benchmarks.machine.here(notes) is benchmarks.machine.REFERENCE
+    assert "machine.cpp does not compile" in notes[0]
 
 
 STACKS = [
@@ -154,7 +187,7 @@ def test_the_state_of_the_process_is_restored(benchmarks):
     assert os.sched_getaffinity(0) == before
 
 
-def test_a_run_writes_its_report(benchmarks, tmp_path, monkeypatch, capsys):
+def test_a_run_writes_its_report(benchmarks, known, tmp_path, monkeypatch, capsys):
     cases = [small(benchmarks, targets={"onnxruntime": 1e-9})]
     absent = benchmarks.cases.File("no/such.onnx", "x", (1,), "y", (), 1, 1)
     cases.append(benchmarks.cases.Case("absent", "model", (absent,), True))
@@ -170,6 +203,8 @@ def test_a_run_writes_its_report(benchmarks, tmp_path, monkeypatch, capsys):
     text = file.with_suffix(".md").read_text()
     assert text == capsys.readouterr().out.rstrip("\n") + "\n"
     assert "| small | onnxruntime |" in text
+    assert known.describe() in text
+    assert benchmarks.machine.from_json(found["machine"]) == known
     assert "1e-09x met" in text
 
 
@@ -178,15 +213,16 @@ def test_plots_are_drawn(benchmarks, tmp_path):
     row |= {"operations": 1e6, "weight_bytes": 1e6, "threads": 1, "compute_type": "float32"}
     rows = [{**row, "group": "step", "H": H, "N": 1} for H in (32, 64)]
     rows += [{**row, "group": "streams", "H": 256, "N": N} for N in (1, 16)]
-    files = benchmarks.plot.save({"cpu": "some", "rows": rows}, tmp_path)
+    found = {"cpu": "some", "machine": asdict(benchmarks.machine.REFERENCE)}
+    files = benchmarks.plot.save({**found, "rows": rows}, tmp_path)
     assert [file.name for file in files] == ["steps.png", "streams.png", "roofline.png"]
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="nothing to draw"):
-        benchmarks.plot.save({"cpu": "some", "rows": []}, tmp_path)
+        benchmarks.plot.save({**found, "rows": []}, tmp_path)
 
 
-def test_training_is_timed_beside_torch(benchmarks, tmp_path, monkeypatch, capsys):
+def test_training_is_timed_beside_torch(benchmarks, known, tmp_path, monkeypatch, capsys):
     training = benchmarks.training
     small = training.Training("GRU", 3, 4, 5, 2, 2)
     monkeypatch.setattr(training, "CASES", (small,))
@@ -199,5 +235,6 @@ def test_training_is_timed_beside_torch(benchmarks, tmp_path, monkeypatch, capsy
     assert file.with_suffix(".md").read_text() in capsys.readouterr().out
     # Products of two layers, 2 operations each; the input needs no gradient.
     macs = 5 * 2 * 3 * (3 * 4 * (3 + 4) + 3 * 4 * (4 + 4)) - 5 * 2 * 3 * 4 * 3
-    gflops = benchmarks.bound.REFERENCE.gflops["float32"]
-    assert small.bound(1) == pytest.approx(2 * macs / (gflops * 1e9))
+    gflops = benchmarks.machine.REFERENCE.gflops["float32"]
+    seconds = small.bound(1, "float32", benchmarks.machine.REFERENCE)
+    assert seconds == pytest.approx(2 * macs / (gflops * 1e9))
