@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Measures what one core allows: usage `machine BYTES...`. For each working set the rate at which it
-// is loaded again and again, in GB/s; then the clock in GHz and the peaks of multiply-adds in
+// Measures what one core allows: usage `machine BYTES...`. For each working set the rate at which
+// it is loaded again and again, in GB/s; then the clock in GHz and the peaks of multiply-adds in
 // GFLOP/s or GOP/s (two operations each): one line `name value` each. benchmarks/machine.py chooses
 // the instruction set by flags of the compiler. Always the best of several rounds: a bound.
 #include <algorithm>
