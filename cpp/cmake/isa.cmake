@@ -82,6 +82,8 @@ function(gru_add_kernels target)
       ${GRU_ISA_${isa}_FLAGS} -ffp-contract=off -fno-math-errno -fno-exceptions
       -fno-asynchronous-unwind-tables
       $<$<NOT:$<CONFIG:Debug>>:${optimised}>
+      # It would store the sums of a tile of integers in each turn of their loop.
+      $<$<CXX_COMPILER_ID:GNU>:-fno-tree-pre>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON
