@@ -56,6 +56,10 @@ class CTC(Loss):
             gradient[:steps, n] = (np.exp(logs[:steps, n]) - occupied) * share
         return value, gradient.astype(y.dtype)
 
+    def weight(self, y: Array, target: Any, mask: Array | None) -> float:
+        """See Loss; the value is a mean over rows."""
+        return float(y.shape[1])
+
     def _labels(self, target: Any, N: int, C: int) -> list[Array]:
         rows = [np.asarray(row) for row in target]
         if len(rows) != N:
