@@ -270,6 +270,9 @@ class _Fit:
         found = self.trainer.evaluate(
             x, y, lengths, mask=mask, batch_size=max(self.plan.batch_size, 64)
         )
+        if not np.isfinite(found["loss"]):
+            what = f"the validation loss is {found['loss']}"
+            self.trainer.stop("loss", what, "no checkpoint was written")
         return {f"validation_{name}": value for name, value in found.items()}
 
     def _judge(self, row: dict[str, float]) -> None:

@@ -220,7 +220,7 @@ class Trainer:
             bad = [name for name, g in gradients.items() if not np.isfinite(g).all()]
             layer = bad[-1].rsplit(".", 1)[0] if bad else "all"
             self.parameters.clear_gradients()
-            self._stop(layer, f"the gradient of {', '.join(bad) or 'all'} is not finite")
+            self.stop(layer, f"the gradient of {', '.join(bad) or 'all'} is not finite")
         if self.clip_value is not None:
             clip_by_value(gradients, self.clip_value)
         after = norm if self.clip_value is None else global_norm(gradients)
@@ -241,19 +241,20 @@ class Trainer:
         """Run the layers again, one by one, to name the first that gave NaN or infinity."""
         for array in map(np.asarray, x if isinstance(x, tuple) else (x,)):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                self._stop("x", f"{what}; x holds NaN or infinity")
+                self.stop("x", f"{what}; x holds NaN or infinity")
         for name, value in self.parameters.values.items():
             if not np.isfinite(value).all():
-                self._stop(name.rsplit(".", 1)[0], f"{what}; {name} holds NaN or infinity")
+                self.stop(name.rsplit(".", 1)[0], f"{what}; {name} holds NaN or infinity")
         for name, value in self.net.layer_outputs(x, state, run):
             if not np.isfinite(value).all():
-                self._stop(name, f"{what}; layer {name!r} gave NaN or infinity")
-        self._stop("loss", what)
+                self.stop(name, f"{what}; layer {name!r} gave NaN or infinity")
+        self.stop("loss", what)
 
-    def _stop(self, layer: str, what: str) -> None:
+    def stop(self, layer: str, what: str, left: str = "nothing was updated") -> None:
+        """Raise the DivergenceError that says where the training stands."""
         kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
         raise DivergenceError(
-            f"step {self.steps}, layer {layer!r}: {what}; nothing was updated{kept}",
+            f"step {self.steps}, layer {layer!r}: {what}; {left}{kept}",
             self.steps, layer, self.checkpoint,
         )  # fmt: skip
 
@@ -287,8 +288,20 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def save(self, path: Path, **facts: Any) -> None:
-        """Write a checkpoint, whole or not at all; ``gruengine.load`` runs it as a model."""
+        """Write a checkpoint, whole or not at all; ``gruengine.load`` runs it as a model.
+
+        Raises
+        ------
+        DivergenceError
+            A parameter holds NaN or infinity; an older checkpoint is left as it is.
+        FileAccessError
+            The operating system refuses.
+        """
         self.parameters.adopt()
+        for name, value in self.parameters.values.items():
+            if not np.isfinite(value).all():
+                what = f"{name} holds NaN or infinity after an update"
+                self.stop(name.rsplit(".", 1)[0], what, "no checkpoint was written")
         tensors = {f"param/{name}": value for name, value in self.parameters.values.items()}
         for name, kept in self.optimizer.memory.items():
             tensors.update({f"memory/{key}/{name}": value for key, value in kept.items()})

@@ -110,3 +110,29 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     with pytest.raises(gr.FileAccessError):
         trainer.load(tmp_path / "absent.safetensors")
     np.testing.assert_array_equal(trainer.net.parameters()["dense.W"], kept)
+
+
+def test_an_update_that_diverged_leaves_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "run.safetensors"
+    trainer, x, y = small()
+    rates = iter([0.01, 0.01, 1e38])
+    trainer.optimizer = gr.optimizers.SGD(lambda step: next(rates))
+    options = {"checkpoint": path, "checkpoint_every": 1, "progress": False, "batch_size": 2}
+    with pytest.raises(gr.DivergenceError, match=r"holds NaN or infinity.*no checkpoint was w"):
+        trainer.fit(x, 1e3 * y, **options)
+    assert trainer.steps == 3
+    assert np.isfinite(gr.load(path)(x)).all()
+    again, _, _ = small()
+    again.optimizer = gr.optimizers.SGD(0.01)
+    assert again.load(path).facts["steps"] == 2
+
+
+def test_a_validation_that_diverged_stops_the_fit(tmp_path):
+    path = tmp_path / "run.safetensors"
+    trainer, x, y = small()
+    options = {"checkpoint": path, "progress": False}
+    trainer.fit(x, y, validation=(x, y), **options)
+    with pytest.raises(gr.DivergenceError, match=r"validation loss is nan.*last good checkpoint"):
+        trainer.fit(x, y, validation=(x, y * np.nan), epochs=2, **options)
+    again, _, _ = small()
+    assert again.load(path).facts["fit"]["place"][0] == 1
