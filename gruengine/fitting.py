@@ -87,7 +87,8 @@ def fit(
         Rows in a new order each epoch; the order depends on the seed and the epoch alone.
     truncate : int, optional
         Steps of truncated backpropagation: each batch is cut along time, with one update a piece;
-        the state goes from piece to piece, the gradient does not. Targets have a time axis then.
+        the state goes from piece to piece, the gradient does not. Targets have a time axis then,
+        and no layer is bidirectional.
     validation : (x, y), (x, y, lengths) or (x, y, lengths, mask), optional
     patience : int, optional
         Stop after so many epochs in which the validation loss (the loss, without validation) got
@@ -153,6 +154,11 @@ class _Fit:
         y = self.data[1]
         if self.plan.truncate and isinstance(self.data[0], tuple):
             raise InvalidInputError("truncate needs one sequence as x")
+        both = [lay.name for lay in self.trainer.net.layers if getattr(lay, "bidirectional", False)]
+        if self.plan.truncate and both:
+            raise InvalidInputError(
+                f"truncate carries states on in time; layer {both[0]!r} reads backwards too"
+            )
         if self.plan.truncate and (y.ndim < 2 or y.shape[time] != self.data[0].shape[time]):
             raise InvalidInputError(
                 f"truncate needs a target for each step; x has shape {self.data[0].shape} and y "

@@ -285,6 +285,12 @@ def test_infinity_names_the_layer_it_came_from():
         (lambda t, x, y: t.step(x[0], y), "3 axes"),
         (lambda t, x, y: t.fit(x, y[:4]), "y has 4 rows; x has 6"),
         (lambda t, x, y: t.fit(x, y, truncate=3), "truncate needs a target for each step"),
+        (
+            lambda t, x, y: gr.Trainer(
+                gr.Sequential([gr.GRU(2, bidirectional=True, return_sequences=True)], I)
+            ).fit(x, x, truncate=3),
+            "'gru' reads backwards too",
+        ),
         (lambda t, x, y: t.fit(x, y, epochs=0), "epochs is 0"),
         (lambda t, x, y: t.fit(x[:0], y[:0]), "no rows"),
         (lambda t, x, y: gr.Trainer(t.net, clip_norm=0), "clip_norm is 0"),
