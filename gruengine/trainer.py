@@ -342,11 +342,17 @@ class Trainer:
         shapes = {name: value.shape for name, value in self.parameters.values.items()}
         if {name: value.shape for name, value in params.items()} != shapes:
             raise ModelFileError(f"{os.fspath(path)!r} holds the parameters of another model")
-        self.parameters.set(params)
         memory: dict[str, dict[str, Array]] = {}
-        for key in self.optimizer.keeps:
-            for name, value in _below(found.tensors, f"memory/{key}/").items():
-                memory.setdefault(name, {})[key] = value.copy()
+        for place, value in _below(found.tensors, "memory/").items():
+            key, _, name = place.partition("/")
+            memory.setdefault(name, {})[key] = value.copy()
+        kept = {key for own in memory.values() for key in own}
+        if memory and kept != set(self.optimizer.keeps):
+            raise ModelFileError(
+                f"{os.fspath(path)!r} was written by an optimizer that keeps {sorted(kept)}; this "
+                f"one keeps {sorted(self.optimizer.keeps)}"
+            )
+        self.parameters.set(params)
         self.optimizer.memory, self.optimizer.steps = memory, int(found.facts["steps"])
         self.checkpoint = os.fspath(path)
         return found

@@ -112,6 +112,19 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     np.testing.assert_array_equal(trainer.net.parameters()["dense.W"], kept)
 
 
+def test_an_optimizer_with_another_memory_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    trainer, x, y = small()
+    for first, other in ((0.0, 0.9), (0.9, 0.0)):
+        trainer.optimizer = gr.optimizers.RMSprop(0.01, momentum=first)
+        trainer.step(x, y)
+        trainer.save(path)
+        again, _, _ = small()
+        again.optimizer = gr.optimizers.RMSprop(0.01, momentum=other)
+        with pytest.raises(gr.ModelFileError, match="an optimizer that keeps"):
+            again.load(path)
+
+
 def test_an_update_that_diverged_leaves_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "run.safetensors"
     trainer, x, y = small()

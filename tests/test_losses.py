@@ -131,6 +131,10 @@ def test_ctc_is_torchs(blank):
     wanted.backward()
     assert value == pytest.approx(float(wanted.detach()), rel=1e-10)
     np.testing.assert_allclose(dy, leaf.grad.numpy(), atol=1e-12)
+    beyond = np.where(mask[..., None], y, np.nan)  # what is past a length may be anything
+    again, slopes = CTC(blank)(beyond, labels, mask)
+    assert again == value
+    np.testing.assert_array_equal(slopes, dy)
     padded = np.full((N, 6), -1)
     for row, own in zip(padded, labels, strict=True):
         row[: len(own)] = own
@@ -173,6 +177,8 @@ def test_ctc_of_a_row_too_short():
         (lambda: BinaryCrossEntropy(-1), "positive_weight is -1"),
         (lambda: CTC()(Y, [[0]] * 6), "without the blank"),
         (lambda: CTC()(Y, [[1]]), "1 label sequences for a batch of 6"),
+        (lambda: CTC()(Y, [[1]] * 6, MASK[:1]), r"mask has shape \(1, 6\); it must be \(4, 6\)"),
+        (lambda: CTC()(Y, [[1]] * 6, MASK), "must keep the first steps"),
     ],
 )
 def test_refusals(call, message):
