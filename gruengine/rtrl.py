@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.errors import InvalidInputError
+from gruengine.errors import DivergenceError, InvalidInputError
 from gruengine.layer_base import Array, Layer, Pass
 from gruengine.layer_recurrent import Recurrent
 from gruengine.layers import Sequential
@@ -149,9 +149,23 @@ class RTRL:
         return value, found
 
     def learn(self, target: Any) -> float:
-        """Update the parameters from the last prediction and return its loss."""
-        value, found = self.gradients(target)
-        self._last = None
+        """Update the parameters from the last prediction and return its loss.
+
+        Raises
+        ------
+        DivergenceError
+            NaN or infinity in the loss or a gradient; nothing was updated.
+        """
+        with np.errstate(all="ignore"):
+            value, found = self.gradients(target)
+        self._last, steps = None, self.optimizer.steps
+        bad = [name for name, gradient in found.items() if not np.isfinite(gradient).all()]
+        if bad or not np.isfinite(value):
+            layer = bad[-1].rsplit(".", 1)[0] if bad else "loss"
+            what = f"the loss is {value}, the gradient of {', '.join(bad) or 'nothing'} not finite"
+            raise DivergenceError(
+                f"step {steps}, layer {layer!r}: {what}; nothing was updated", steps, layer
+            )
         if self.clip_norm is not None:
             clip_by_norm(found, self.clip_norm)
         self.optimizer.update(self.parameters.values, found)

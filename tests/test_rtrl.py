@@ -81,6 +81,21 @@ def test_it_learns_a_stream():
     assert abs(stream.step(np.array([[wave[0]]], np.float32))[0, 0]) < 2
 
 
+@pytest.mark.parametrize(("x", "target"), [(np.nan, 0.0), (1.0, np.inf)])
+def test_what_is_not_finite_updates_nothing(x, target):
+    net = gr.Sequential([gr.LSTM(3), gr.Dense(1)], input_size=2)
+    learner = gr.RTRL(net, "mse", "adam")
+    kept = {name: value.copy() for name, value in net.parameters().items()}
+    learner.step([1.0, x])
+    with pytest.raises(gr.DivergenceError, match=r"step 0, layer .*nothing was updated"):
+        learner.learn([[target]])
+    for name, value in net.parameters().items():
+        np.testing.assert_array_equal(value, kept[name])
+    learner.reset()
+    learner.step([1.0, 1.0])
+    assert np.isfinite(learner.learn([[0.0]]))
+
+
 def test_a_loss_with_a_softmax():
     net = gr.Sequential([gr.LSTM(3), gr.Dense(4, "softmax")], input_size=2)
     learner = gr.RTRL(net, "cross_entropy")
