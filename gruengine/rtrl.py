@@ -34,7 +34,7 @@ class RTRL:
     Parameters
     ----------
     net : Sequential
-        Recurrent layers (one direction, no dropout, no residual), then any that are not. Its
+        Recurrent layers (one direction, no dropout), then any that are not. Its
         parameters are trained in place.
     loss : str or Loss
         Of one step: see :class:`gruengine.Trainer`.
@@ -213,7 +213,9 @@ class _Influence:
             self.cost = -self.layer.skip_cost * self.S[-1]
         self.h, self.c = cell.step(x, self.h, self.c)
         self.S = moved
-        return self.h, moved[:K]
+        if not self.layer.residual or x.shape != self.h.shape:
+            return self.h, moved[:K]
+        return self.h + x, moved[:K] if Sx is None else moved[:K] + Sx
 
     def give(self, along: Array) -> None:
         """Hand the gradients of the operands to the layer."""
@@ -231,9 +233,10 @@ def _divide(net: Sequential) -> tuple[list[Recurrent], tuple[Layer, ...]]:
     for layer in net.layers:
         if not isinstance(layer, Recurrent):
             break
-        if layer.bidirectional or layer.residual or layer.recurrent_dropout or layer.dropout:
+        if layer.bidirectional or layer.recurrent_dropout or layer.dropout:
             raise InvalidInputError(
-                f"layer {layer.name!r}: RTRL needs one direction, no residual and no dropout"
+                f"layer {layer.name!r}: RTRL goes forward in time with every unit; it needs one "
+                "direction and no dropout"
             )
         recurrent.append(layer)
     head = net.layers[len(recurrent) :]

@@ -18,6 +18,7 @@ def random_net(seed):
     options = {"num_layers": int(rng.integers(1, 3)), "return_sequences": True}
     if rng.random() < 0.2:
         options["clip"] = 0.9
+    options["residual"] = options["num_layers"] == 2 and bool(rng.random() < 0.5)
     around = [{}, {}, {"zoneout": 0.3}, {"skip": True, "skip_cost": float(rng.choice([0, 0.2]))}]
     options |= around[rng.integers(4)]
     gated = {"layer_norm": bool(rng.random() < 0.5), "full_gates": bool(rng.random() < 0.7)}
