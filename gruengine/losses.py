@@ -46,7 +46,8 @@ class Loss(ABC):
 
     def weight(self, y: Array, target: Array, mask: Array | None) -> float:
         """Return what the value is a mean over: its weight in a mean over batches."""
-        return float(np.prod(y.shape[:-1]) if mask is None else np.sum(mask, dtype=np.float64))
+        whole = y.size // max(y.shape[-1], 1)
+        return float(whole if mask is None else np.sum(mask, dtype=np.float64))
 
 
 class _Elementwise(Loss):

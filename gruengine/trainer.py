@@ -229,7 +229,8 @@ class Trainer:
     def _measure(self, y: Array, target: Any, mask: Array | None) -> tuple[dict[str, float], int]:
         """Return the metrics, and over how many targets."""
         counts = self.loss.counted(target, mask)
-        counted = int(np.prod(y.shape[:-1]) if counts is None else np.count_nonzero(counts))
+        whole = y.size // max(y.shape[-1], 1)
+        counted = whole if counts is None else int(np.count_nonzero(counts))
         if self.metrics and self.loss.activation != "linear":
             y = ACTIVATIONS[self.loss.activation](y)[0]
         found = {name: metric(y, target, counts) for name, metric in self.metrics.items()}
@@ -268,9 +269,11 @@ class Trainer:
 
         self.parameters.adopt()
         x, y, lengths, mask = (as_arrays(value) for value in (x, y, lengths, mask))
-        means = Means()
+        means, count = Means(), rows_of(x, self.net.batch_first)
+        if not count:
+            raise InvalidInputError("x has no rows; at least one is needed")
         data = (x, y, lengths, mask)
-        for rows in batches_of(rows_of(x, self.net.batch_first), batch_size):
+        for rows in batches_of(count, batch_size):
             part = [take(value, rows, self.net.batch_first) for value in data]
             run = self._pass(part[2], False)
             found, _, _ = self.net.begin_update(part[0], None, run)

@@ -293,6 +293,7 @@ def test_infinity_names_the_layer_it_came_from():
         ),
         (lambda t, x, y: t.fit(x, y, epochs=0), "epochs is 0"),
         (lambda t, x, y: t.fit(x[:0], y[:0]), "no rows"),
+        (lambda t, x, y: t.fit(x, y, validation=(x[:0], y[:0])), "no rows"),
         (lambda t, x, y: gr.Trainer(t.net, clip_norm=0), "clip_norm is 0"),
         (lambda t, x, y: gr.Trainer(t.net, metrics=["f1"]), "metric is 'f1'"),
         (lambda t, x, y: gr.Trainer(gr.Sequential([gr.GRU(3)])), "not built"),
