@@ -106,7 +106,15 @@ class EncoderDecoder:
         ----------
         source : what the encoder reads.
         start : what the decoder, which begins with an Embedding, reads first.
+
+        Raises
+        ------
+        InvalidInputError
+            A decoder that also reads backwards: it cannot write before it has read all.
         """
+        both = [lay.name for lay in self.decoder.layers if getattr(lay, "bidirectional", False)]
+        if both:
+            raise InvalidInputError(f"layer {both[0]!r} reads backwards too; it cannot generate")
         run = Pass(None if lengths is None else np.asarray(lengths), training=False)
         _, state, _ = self.encoder.begin_update(source, None, run)
         rows = np.shape(source)[0 if self.batch_first else 1]

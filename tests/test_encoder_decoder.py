@@ -120,4 +120,6 @@ def test_refusals():
     x, y = sample()
     with pytest.raises(gr.InvalidInputError, match="truncate needs one sequence"):
         gr.Trainer(net, "cross_entropy").fit(x, y, truncate=2)
+    with pytest.raises(gr.InvalidInputError, match="'decoder_lstm' reads backwards too"):
+        make(bidirectional=True).generate(x[0], 0, 3)
     assert {name.split("_")[0] for name in net.parameters()} == {"encoder", "decoder"}
