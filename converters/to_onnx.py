@@ -281,7 +281,9 @@ class _Exporter:
         kept = inputs[:8]
         while not kept[-1]:
             kept.pop()
-        return [*nodes, Node(cell.upper(), tuple(kept), node.outputs, written, node.name)]
+        # ONNX's RNN and GRU have two outputs; a third is allowed here, without a name.
+        outputs = node.outputs if cell == "lstm" else node.outputs[:2]
+        return [*nodes, Node(cell.upper(), tuple(kept), outputs, written, node.name)]
 
     def _scan(self, node: Node) -> list[Node]:
         """Write out what ONNX's operators for cells have not."""

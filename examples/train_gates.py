@@ -79,7 +79,7 @@ def main() -> None:
         ax.bar(np.arange(UNITS) - 0.2, start, 0.4, label="before")
         ax.bar(np.arange(UNITS) + 0.2, found, 0.4, label="after")
         ax.set_title(f"i={i}, f={f}: {name}")
-    axes[0].legend()
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     gru, rnn = gru_and_rnn(rng)
     difference = float(np.abs(gru(x) - rnn(x)).max())
     rows.append(["GRU, reset 1, update takes all", "plain RNN",

@@ -9,8 +9,9 @@ in reverse order, another the next four. Both are unconditioned: their input is 
 of both go through the state into the encoder (``begin_update`` and ``backprop``, no Trainer).
 Baselines for the prediction: the mean frame, and the last frame seen.
 
-Result (seed 0): after 1,500 updates the squared error is 0.0096 for the reconstruction (mean frame:
-0.0202) and 0.0147 for the prediction (mean frame: 0.0202, last frame seen: 0.0283), and falling.
+Result (seed 0): after 4,000 updates the squared error is 0.0052 for the reconstruction (mean frame:
+0.0202) and 0.0105 for the prediction (mean frame: 0.0202, last frame seen: 0.0283), which follows
+both dots, ever more blurred.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from example_parts import figure, options, save, table
 import gruengine as gr
 from gruengine.training_parameters import Parameters
 
-SIDE, PAST, AHEAD, DOTS, UNITS, BATCH = 12, 8, 4, 2, 192, 32
+SIDE, PAST, AHEAD, DOTS, UNITS, BATCH, UPDATES = 12, 8, 4, 2, 192, 32, 4000
 
 
 def films(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -53,7 +54,8 @@ class Composite:
         )
         self.nets = (self.encoder, self.past, self.future)
         self.parameters = [Parameters(net) for net in self.nets]
-        self.optimizers = [gr.optimizers.Adam(2e-3) for _ in self.nets]
+        rate = gr.optimizers.cosine(3e-3, UPDATES, 1e-4)
+        self.optimizers = [gr.optimizers.Adam(rate) for _ in self.nets]
         self.loss = gr.losses.BinaryCrossEntropy()
 
     def run(self, film: np.ndarray, train: bool) -> tuple[list[float], list[np.ndarray]]:
@@ -91,7 +93,7 @@ def main() -> None:
     chosen = options(__doc__)
     rng = np.random.default_rng(chosen.seed)
     test, model = films(np.random.default_rng(chosen.seed + 99), 128), Composite(chosen.seed)
-    steps = 5 if chosen.quick else 1500
+    steps = 5 if chosen.quick else UPDATES
     rows = []
     for step in range(1, steps + 1):
         model.run(films(rng, BATCH), True)

@@ -8,8 +8,9 @@ clever . [he]", "Cathy and Mary went home . [their]". The label is 1 if the last
 those named at the start. Names, verbs and fillers are drawn from lists; a tenth of the pairs of
 names is held out, so that the model must learn who each name is, not which sentence it saw.
 
-Result (seed 0): nothing for eight epochs, 80 % in the tenth (one person or two), and from the
-twelfth on every held-out sentence is right.
+Result: with seed 0 guesses for eight epochs, 80 % right from the tenth (one person or two), every
+held-out sentence right from the nineteenth; with seeds 1 and 2 from the seventh and the eleventh.
+When it leaves a plateau depends on the last bits, and so on the instruction set.
 """
 
 from __future__ import annotations

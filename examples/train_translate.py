@@ -7,7 +7,8 @@ Embedding and GRU(128) read the words; their last state is the first of the deco
 GRU(128) and Dense, which writes digits until its end mark (Sutskever et al. 2014). Numbers up to
 9,999; a tenth of them is never seen in training. All digits must be right for a number to count.
 
-Result (seed 0): 99.4 % of the held-out numbers have all digits right from the fifth epoch on.
+Result (seed 0): after three epochs 99.7 % of the held-out numbers have all digits right, after
+twelve 99.9 %.
 """
 
 from __future__ import annotations
@@ -85,9 +86,8 @@ def main() -> None:
         rows.append([epoch + 1, row["loss"], row["accuracy"], found])
         print(f"epoch {epoch + 1}: loss {row['loss']:.4f}, held-out numbers right {found:.3f}")
 
-    # Padded words come after the length of a row; every digit counts, the end marks too.
-    trainer.fit((source, given), wanted, lengths, mask=np.ones(wanted.shape, bool), epochs=epochs,
-                batch_size=64, callback=note)  # fmt: skip
+    # Lengths are those of the words; every digit counts, the end marks too.
+    trainer.fit((source, given), wanted, lengths, epochs=epochs, batch_size=64, callback=note)
     table(chosen.out / "translate.md",
           ["epoch", "loss", "digits right, training", "numbers right, held out"], rows)  # fmt: skip
     for number in test[:5]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ class EncoderDecoder:
     """Two models joined by their states; trained by :class:`gruengine.Trainer`.
 
     ``x`` is a pair: what the encoder reads and what the decoder reads (in training the wanted
-    output, one step late). ``lengths`` are those of the encoder's rows.
+    output, one step late). ``lengths`` are those of the encoder's rows; a ``mask`` says which
+    outputs of the decoder count.
 
     Parameters
     ----------
@@ -104,7 +106,15 @@ class EncoderDecoder:
         ----------
         source : what the encoder reads.
         start : what the decoder, which begins with an Embedding, reads first.
+
+        Raises
+        ------
+        InvalidInputError
+            A decoder that also reads backwards: it cannot write before it has read all.
         """
+        both = [lay.name for lay in self.decoder.layers if getattr(lay, "bidirectional", False)]
+        if both:
+            raise InvalidInputError(f"layer {both[0]!r} reads backwards too; it cannot generate")
         run = Pass(None if lengths is None else np.asarray(lengths), training=False)
         _, state, _ = self.encoder.begin_update(source, None, run)
         rows = np.shape(source)[0 if self.batch_first else 1]
@@ -115,6 +125,12 @@ class EncoderDecoder:
             now = y.reshape(rows, -1).argmax(-1)
             found.append(now)
         return np.stack(found, 1)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write both as one model file, with a parity sample (replaced as a whole)."""
+        from gruengine.conversion import save_spec
+
+        save_spec(self.spec(), path)
 
     def spec(self) -> ModelSpec:
         """Return both as one graph: inputs ``source`` and ``target``, output ``y``."""

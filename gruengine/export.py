@@ -27,7 +27,7 @@ def export(model: Any, path: str | os.PathLike[str], *, format: str | None = Non
 
     Parameters
     ----------
-    model : Model, ModelSpec, Sequential, path or bytes
+    model : Model, ModelSpec, Sequential, EncoderDecoder, path or bytes
         A path or bytes: of a model file, or of any source that ``convert`` reads without hints.
     path : path
         Replaced as a whole, or left alone if anything fails.
@@ -91,6 +91,7 @@ def spec_of(model: Any) -> ModelSpec:
         Something else.
     """
     from gruengine.conversion import read_spec
+    from gruengine.encoder_decoder import EncoderDecoder
     from gruengine.layers import Sequential
     from gruengine.model import Model
 
@@ -98,10 +99,11 @@ def spec_of(model: Any) -> ModelSpec:
         return model
     if isinstance(model, Model):
         return model.spec
-    if isinstance(model, Sequential):
+    if isinstance(model, (Sequential, EncoderDecoder)):
         return model.spec()
     if isinstance(model, (str, os.PathLike, bytes)):
         return read_spec(model)
     raise InvalidTypeError(
-        f"a {type(model).__name__}; it must be a Model, a ModelSpec, a Sequential or a path"
+        f"a {type(model).__name__}; it must be a Model, a ModelSpec, a Sequential, an "
+        "EncoderDecoder or a path"
     )

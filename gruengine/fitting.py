@@ -13,8 +13,9 @@ import numpy as np
 from gruengine.checkpoint import Checkpoint
 from gruengine.errors import InvalidInputError
 from gruengine.layer_base import Array, State, States, positive
+from gruengine.metrics import Means
 from gruengine.progress import Progress
-from gruengine.trainer import Step, Trainer, take
+from gruengine.trainer import Trainer, take
 
 Path = str | os.PathLike[str]
 
@@ -86,7 +87,8 @@ def fit(
         Rows in a new order each epoch; the order depends on the seed and the epoch alone.
     truncate : int, optional
         Steps of truncated backpropagation: each batch is cut along time, with one update a piece;
-        the state goes from piece to piece, the gradient does not. Targets have a time axis then.
+        the state goes from piece to piece, the gradient does not. Targets have a time axis then,
+        and no layer is bidirectional.
     validation : (x, y), (x, y, lengths) or (x, y, lengths, mask), optional
     patience : int, optional
         Stop after so many epochs in which the validation loss (the loss, without validation) got
@@ -106,7 +108,7 @@ def fit(
     Raises
     ------
     InvalidInputError
-        Arrays that don't fit together.
+        Arrays that don't fit together, or an epoch begun with other batches.
     DivergenceError
         NaN or infinity; the last good checkpoint remains.
     """
@@ -133,8 +135,7 @@ class _Fit:
         self.history = History()
         self.epoch = self.batch = self.piece = self.waited = 0
         self.state: States = ()
-        self.sums: dict[str, float] = {}
-        self.count = 0
+        self.means = Means()
         self.best: dict[str, Array] = {}
         self.bar = Progress(self._updates(), plan.progress)
 
@@ -153,6 +154,11 @@ class _Fit:
         y = self.data[1]
         if self.plan.truncate and isinstance(self.data[0], tuple):
             raise InvalidInputError("truncate needs one sequence as x")
+        both = [lay.name for lay in self.trainer.net.layers if getattr(lay, "bidirectional", False)]
+        if self.plan.truncate and both:
+            raise InvalidInputError(
+                f"truncate carries states on in time; layer {both[0]!r} reads backwards too"
+            )
         if self.plan.truncate and (y.ndim < 2 or y.shape[time] != self.data[0].shape[time]):
             raise InvalidInputError(
                 f"truncate needs a target for each step; x has shape {self.data[0].shape} and y "
@@ -173,8 +179,9 @@ class _Fit:
             self.plan.checkpoint,
             tensors=tensors,
             fit={
-                "place": [self.epoch, self.batch, self.piece, self.waited, self.count],
-                "sums": self.sums,
+                "place": [self.epoch, self.batch, self.piece, self.waited],
+                "batches": self._batches(),
+                "means": self.means.sums,
                 "rows": self.history.rows,
                 "best": self.history.best,
                 "stopped": self.history.stopped,
@@ -186,8 +193,13 @@ class _Fit:
         facts = found.facts.get("fit")
         if facts is None:  # written by Trainer.save: the run starts anew with its parameters
             return
-        self.epoch, self.batch, self.piece, self.waited, self.count = facts["place"]
-        self.sums = dict(facts["sums"])
+        self.epoch, self.batch, self.piece, self.waited = facts["place"]
+        if (self.batch or self.piece) and facts["batches"] != self._batches():
+            raise InvalidInputError(
+                f"{self.trainer.checkpoint!r} was written within an epoch of {facts['batches']}; "
+                f"this fit has {self._batches()}"
+            )
+        self.means = Means(facts["means"])
         self.history = History(facts["rows"], facts["best"], facts["stopped"])
         self.best = {k[5:]: v.copy() for k, v in found.tensors.items() if k.startswith("best/")}
         states: list[State] = []
@@ -213,7 +225,7 @@ class _Fit:
         batches = list(batches_of(self.rows, self.plan.batch_size))
         while self.batch < len(batches):
             self._run_batch(order[batches[self.batch]])
-        row = {name: value / max(self.count, 1) for name, value in self.sums.items()}
+        row = self.means.values()
         if self.plan.validation is not None:
             row |= self._validate()
         self.history.rows.append(row)
@@ -221,7 +233,7 @@ class _Fit:
         self.bar.end(self._label(), row)
         if self.plan.callback is not None:
             self.plan.callback(self.epoch, row)
-        self.epoch, self.batch, self.sums, self.count = self.epoch + 1, 0, {}, 0
+        self.epoch, self.batch, self.means = self.epoch + 1, 0, Means()
         if self.plan.checkpoint is not None:
             self.save()
 
@@ -231,7 +243,8 @@ class _Fit:
         while self.piece < len(pieces):
             x, y, lengths, mask = pieces[self.piece]
             step = self.trainer.step(x, y, lengths, self.state or None, mask)
-            self._add(step)
+            self.means.add(step.loss, step.weight, step.metrics, step.counted)
+            self.bar.show(self._label(), self.batch + 1, self.means.values())
             self.piece += 1
             self.state = step.state if self.plan.truncate else ()
             if self.piece == len(pieces):
@@ -257,20 +270,15 @@ class _Fit:
             if left is None or left.any():
                 yield [x[at], y[at], left, None if mask is None else mask[at]]
 
-    def _add(self, step: Step) -> None:
-        values = {"loss": step.loss, **step.metrics}
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * step.counted
-        self.count += step.counted
-        means = {name: value / max(self.count, 1) for name, value in self.sums.items()}
-        self.bar.show(self._label(), self.batch + 1, means)
-
     def _validate(self) -> dict[str, float]:
         data = [*(self.plan.validation or ()), None, None][:4]
         x, y, lengths, mask = (as_arrays(value) for value in data)
         found = self.trainer.evaluate(
             x, y, lengths, mask=mask, batch_size=max(self.plan.batch_size, 64)
         )
+        if not np.isfinite(found["loss"]):
+            what = f"the validation loss is {found['loss']}"
+            self.trainer.stop("loss", what, "no checkpoint was written")
         return {f"validation_{name}": value for name, value in found.items()}
 
     def _judge(self, row: dict[str, float]) -> None:
@@ -289,6 +297,12 @@ class _Fit:
 
     def _label(self) -> str:
         return f"epoch {self.epoch + 1}/{self.plan.epochs}"
+
+    def _batches(self) -> dict[str, Any]:
+        """Return what an epoch that was begun must be gone on with."""
+        plan = self.plan
+        return {"rows": self.rows, "batch_size": plan.batch_size, "shuffle": plan.shuffle,
+                "truncate": plan.truncate}  # fmt: skip
 
     def _updates(self) -> int:
         return -(-self.rows // self.plan.batch_size)

@@ -41,6 +41,15 @@ class Loss(ABC):
     def __call__(self, y: Array, target: Array, mask: Array | None = None) -> tuple[float, Array]:
         """Return the value and the gradient by ``y``."""
 
+    def counted(self, target: Array, mask: Array | None) -> Array | None:
+        """Return the mask of the targets that count: what metrics see."""
+        return mask
+
+    def weight(self, y: Array, target: Array, mask: Array | None) -> float:
+        """Return what the value is a mean over: its weight in a mean over batches."""
+        whole = y.size // max(y.shape[-1], 1)
+        return float(whole if mask is None else np.sum(mask, dtype=np.float64))
+
 
 class _Elementwise(Loss):
     """The mean of a function of ``y`` and the target over every element that counts."""
@@ -177,17 +186,7 @@ class SoftmaxCrossEntropy(Loss):
             )
         if self.weights is not None and len(self.weights) != C:
             raise InvalidInputError(f"{len(self.weights)} weights for {C} classes")
-        counts = np.ones(target.shape, bool) if mask is None else _mask_of(mask, target.shape) != 0
-        if self.ignore is not None:
-            counts = counts & (target != self.ignore)
-        ids = np.where(counts, target, 0)
-        if ids.size and not 0 <= ids.min() <= ids.max() < C:
-            raise InvalidInputError(f"target has {ids.min()} to {ids.max()}; allowed: 0 to {C - 1}")
-        weight = counts.astype(y.dtype)
-        if self.weights is not None:
-            weight *= self.weights[ids]
-        if mask is not None and mask.dtype.kind == "f":
-            weight *= mask
+        counts, ids, weight = self._weights(y, target, mask)
         total = float(weight.sum(dtype=np.float64))
         if y.dtype == np.float32:
             share = np.where(counts, weight / np.float32(total or 1.0), 0).astype(np.float32)
@@ -205,6 +204,32 @@ class SoftmaxCrossEntropy(Loss):
         share = (weight / y.dtype.type(total or 1.0))[..., None]
         dy = np.where(share != 0, dy * share, 0)
         return value / (total or 1.0), np.asarray(dy, y.dtype)
+
+    def counted(self, target: Array, mask: Array | None) -> Array | None:
+        """See Loss; ignored targets do not count."""
+        if self.ignore is None:
+            return mask
+        kept = np.asarray(target) != self.ignore
+        return kept if mask is None else np.where(kept, mask, 0).astype(mask.dtype)
+
+    def weight(self, y: Array, target: Array, mask: Array | None) -> float:
+        """See Loss; the weights of the classes are in it."""
+        return float(self._weights(y, np.asarray(target), mask)[2].sum(dtype=np.float64))
+
+    def _weights(self, y: Array, target: Array, mask: Array | None) -> tuple[Array, Array, Array]:
+        """Return which targets count, their classes (else 0), and how much each counts."""
+        C = y.shape[-1]
+        mask = self.counted(target, None if mask is None else _mask_of(mask, target.shape))
+        counts = np.ones(target.shape, bool) if mask is None else mask != 0
+        ids = np.where(counts, target, 0)
+        if ids.size and not 0 <= ids.min() <= ids.max() < C:
+            raise InvalidInputError(f"target has {ids.min()} to {ids.max()}; allowed: 0 to {C - 1}")
+        weight = counts.astype(y.dtype)
+        if self.weights is not None:
+            weight *= self.weights[ids]
+        if mask is not None and mask.dtype.kind == "f":
+            weight *= mask
+        return counts, ids, weight
 
 
 def _same_shape(y: Array, target: Any) -> Array:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,33 @@ def mse(y: Array, target: Array, mask: Array | None) -> float:
 
 
 METRICS: dict[str, Metric] = {"accuracy": accuracy, "mae": mae, "mse": mse}
+
+
+class Means:
+    """Means over batches: for each name, a sum and the sum of its weights.
+
+    Parameters
+    ----------
+    sums : by name ``[sum, weight]``, to go on from.
+    """
+
+    def __init__(self, sums: Mapping[str, Sequence[float]] | None = None) -> None:
+        self.sums = {name: list(pair) for name, pair in (sums or {}).items()}
+
+    def add(self, loss: float, weight: float, metrics: Mapping[str, float], counted: int) -> None:
+        """Add a batch: its loss by its weight, its metrics by how many targets counted."""
+        self._add("loss", loss, weight)
+        for name, value in metrics.items():
+            self._add(name, value, counted)
+
+    def _add(self, name: str, value: float, weight: float) -> None:
+        pair = self.sums.setdefault(name, [0.0, 0.0])
+        pair[0] += value * weight
+        pair[1] += weight
+
+    def values(self) -> dict[str, float]:
+        """Return the means by name; 0 where nothing counted."""
+        return {name: total / (weight or 1.0) for name, (total, weight) in self.sums.items()}
 
 
 def metrics_of(which: tuple[str | Metric, ...]) -> dict[str, Metric]:

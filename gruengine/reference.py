@@ -24,10 +24,11 @@ from gruengine.reference_checks import (
     check_attributes,
     check_lengths,
     check_lstm_only,
+    optional_operands,
     shaped,
     state_size,
 )
-from gruengine.reference_variants import Stepper, Variant, lstm_row_stepper, surrounded
+from gruengine.reference_variants import Stepper, Variant, lstm_row_stepper, surrounded, variant_of
 
 # -- cells ----------------------------------------------------------------------------------------
 
@@ -291,12 +292,9 @@ def recurrent(
     B = shaped("B", B, (D, 2 * G * H))
     h0 = shaped("initial_h", initial_h, (D, N, K))
     c0 = shaped("initial_c", initial_c, (D, N, C or H))
-    shapes = {"gate_recurrence": (3 * H, 3 * H), "norm": (10 * H,), "skip": (K + 1,),
-              "keep_h": (T, N, K), "keep_c": (T, N, H), "P": (3 * H,), "projection": (K, H),
-              }  # fmt: skip
     given = {"gate_recurrence": gate_recurrence, "norm": norm, "skip": skip, "keep_h": keep_h,
              "keep_c": keep_c, "P": P, "projection": projection}  # fmt: skip
-    found = {n: shaped(n, a, (D, *shapes[n])) for n, a in given.items() if a is not None}
+    found = optional_operands(given, D=D, T=T, N=N, H=H, K=K)
     ends = check_lengths(lengths, T, N)
     acts = activations_of(cell, D, activations, activation_alpha, activation_beta)
 
@@ -304,10 +302,7 @@ def recurrent(
     Y_h, Y_c = np.zeros((D, N, K)), np.zeros((D, N, C or H))
     for d in range(D):
         own = {name: array[d] for name, array in found.items()}
-        variant = Variant(
-            own.get("gate_recurrence"), own.get("norm"), norm_epsilon, own.get("skip"),
-            (zoneout[0], zoneout[1]),
-        )  # fmt: skip
+        variant = variant_of(own, zoneout, norm_epsilon)
         step = stepper(
             cell, W[d], R[d], B[d], own.get("P"), own.get("projection"), acts[d], clip,
             bool(coupled), reset, update, variant,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Backpropagation through time in float64 NumPy: what every training kernel must compute.
+"""The derivatives of the cells in float64 NumPy: what every training kernel must compute.
 
 Each ``*_step_backward`` is the derivative of the step of that name in ``reference.py``, written
 beside its equations; it computes the step again, so that nothing but inputs is kept. ``d`` before
@@ -12,24 +12,13 @@ Sources: Werbos 1990 (backpropagation through time); the chain rule on the equat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from gruengine.reference import (
-    GruStep,
-    LstmStep,
-    RnnStep,
-    activations_of,
-    clamp,
-    gru_step,
-    lstm_step,
-    rnn_step,
-    stepper,
-)
+from gruengine.reference import clamp, gru_step, lstm_step
 from gruengine.reference_activations import Activation, Array, sigmoid
-from gruengine.reference_variants import Stepper
 
 
 def derivative(f: Activation, a: Array) -> Array:
@@ -69,20 +58,20 @@ def clamped(f: Activation, a: Array, clip: float) -> Array:
 class StepGradient(NamedTuple):
     """The gradients of one step; a row belongs to a row of the batch.
 
-    ``dx`` [N, I], ``dh`` [N, K] and ``dc`` [N, H] are those of what the step was given. ``a_w`` and
-    ``a_r`` [N, G * H] are those of ``W x + b_W`` and of what ``R`` and ``b_R`` give; ``fed``
-    [N, G, K] is what each gate's rows of ``R`` multiplied. ``dP`` [N, 3 * H] is that of the
-    peepholes, ``m`` [N, H] what the projection multiplied.
+    ``dx`` [N, I], ``dh`` [N, K] and ``dc`` [N, C] are those of what the step was given (``dc`` of a
+    cell without a state c is None), ``by`` those of the operands by name: each ``[N, ...]`` with
+    the shape of the operand, not yet summed over the rows.
     """
 
     dx: Array
     dh: Array
     dc: Array | None
-    a_w: Array
-    a_r: Array
-    fed: Array
-    dP: Array | None = None
-    m: Array | None = None
+    by: dict[str, Array]
+
+
+def outer(a: Array, b: Array) -> Array:
+    """Return ``a b'`` of each row: ``[N, n]`` and ``[N, k]`` give ``[N, n, k]``."""
+    return np.asarray(a[:, :, None] * b[:, None, :])
 
 
 def rnn_step_backward(
@@ -91,7 +80,8 @@ def rnn_step_backward(
     """Return the derivative of ``f(W x + b_W + R h + b_R)``, given ``dh`` [N, H] of it."""
     b_w, b_r = np.split(b, 2)
     da = dh * clamped(f, x @ W.T + b_w + h @ R.T + b_r, clip)
-    return StepGradient(da @ W, da @ R, None, da, da, h[:, None])
+    by = {"W": outer(da, x), "R": outer(da, h), "B": np.concatenate([da, da], axis=1)}
+    return StepGradient(da @ W, da @ R, None, by)
 
 
 def lstm_step_backward(
@@ -137,16 +127,12 @@ def lstm_step_backward(
     da_f = np.zeros_like(df) if coupled else df * clamped(f, a_f + p_f * c, clip)
     da_c = dc_new * s.i * clamped(g, a_c, clip)
     da = np.concatenate([da_i, da_o, da_f, da_c], axis=1)
-    return StepGradient(
-        dx=da @ W,
-        dh=da @ R,
-        dc=dc_new * s.f + p_i * da_i + p_f * da_f,
-        a_w=da,
-        a_r=da,
-        fed=np.repeat(h[:, None], 4, axis=1),
-        dP=np.concatenate([da_i * c, da_o * s.c, da_f * c], axis=1),
-        m=s.m,
-    )
+    by = {"W": outer(da, x), "R": outer(da, h), "B": np.concatenate([da, da], axis=1)}
+    if peepholes is not None:
+        by["P"] = np.concatenate([da_i * c, da_o * s.c, da_f * c], axis=1)
+    if projection is not None:
+        by["projection"] = outer(dh, s.m)
+    return StepGradient(da @ W, da @ R, dc_new * s.f + p_i * da_i + p_f * da_f, by)
 
 
 def gru_step_backward(
@@ -196,86 +182,11 @@ def gru_step_backward(
         dh_old = dh_old + drh * s.r
     da_r = dr * clamped(f, w_r + r_r, clip)
     a_w = np.concatenate([da_z, da_r, da_n], axis=1)
-    fed = np.stack([h, h, h if after else s.r * h], axis=1)
-    return StepGradient(
-        dx=a_w @ W,
-        dh=dh_old + da_z @ R_z + da_r @ R_r,
-        dc=None,
-        a_w=a_w,
-        a_r=np.concatenate([da_z, da_r, ds], axis=1),
-        fed=fed,
-    )
-
-
-# -- cells ----------------------------------------------------------------------------------------
-
-
-class Cell:
-    """One direction of a ``Recurrent`` node with its weights: a step, and the step's derivative."""
-
-    def __init__(
-        self, attrs: Mapping[str, Any], W: Array, R: Array, b: Array,
-        P: Array | None, projection: Array | None, acts: Sequence[Activation],
-    ) -> None:  # fmt: skip
-        self.kind = str(attrs["cell"])
-        self.clip = float(attrs.get("clip", 0.0))
-        self.coupled = bool(attrs.get("coupled", 0))
-        self.reset = str(attrs.get("reset", "after"))
-        self.update = str(attrs.get("update", "keep"))
-        self.W, self.R, self.b, self.P, self.projection, self.acts = W, R, b, P, projection, acts
-        self.step: Stepper = stepper(
-            self.kind, W, R, b, P, projection, acts, self.clip, self.coupled, self.reset,
-            self.update,
-        )  # fmt: skip
-
-    def whole_step(self, x: Array, h: Array, c: Array) -> RnnStep | LstmStep | GruStep:
-        """Return a step with all its gates."""
-        weights = (self.W, self.R, self.b)
-        if self.kind == "rnn":
-            return rnn_step(x, h, *weights, f=self.acts[0], clip=self.clip)
-        f, g = self.acts[:2]
-        if self.kind == "gru":
-            return gru_step(
-                x, h, *weights, f=f, g=g, clip=self.clip, reset=self.reset, update=self.update
-            )
-        return lstm_step(
-            x, h, c, *weights, peepholes=self.P, projection=self.projection, f=f, g=g,
-            h_act=self.acts[2], clip=self.clip, coupled=self.coupled,
-        )  # fmt: skip
-
-    def backward(self, x: Array, h: Array, c: Array, dh: Array, dc: Array) -> StepGradient:
-        """Return the gradients of a step from ``(x, h, c)``, given those of what it returned."""
-        weights = (self.W, self.R, self.b)
-        if self.kind == "rnn":
-            return rnn_step_backward(x, h, *weights, dh, f=self.acts[0], clip=self.clip)
-        if self.kind == "gru":
-            return gru_step_backward(
-                x, h, *weights, dh, acts=self.acts, clip=self.clip, reset=self.reset,
-                update=self.update,
-            )  # fmt: skip
-        return lstm_step_backward(
-            x, h, c, *weights, dh, dc, peepholes=self.P, projection=self.projection,
-            acts=self.acts, clip=self.clip, coupled=self.coupled,
-        )  # fmt: skip
-
-
-def cells_of(
-    attrs: Mapping[str, Any],
-    W: Array,
-    R: Array,
-    B: Array,
-    P: Array | None,
-    projection: Array | None,
-) -> list[Cell]:
-    """Return the cell of each direction of a ``Recurrent`` node."""
-    acts = activations_of(
-        str(attrs["cell"]), W.shape[0], attrs.get("activations"), attrs.get("activation_alpha"),
-        attrs.get("activation_beta"),
-    )  # fmt: skip
-    return [
-        Cell(
-            attrs, W[d], R[d], B[d], None if P is None else P[d],
-            None if projection is None else projection[d], acts[d],
-        )
-        for d in range(W.shape[0])
-    ]  # fmt: skip
+    a_r = np.concatenate([da_z, da_r, ds], axis=1)
+    dR = [outer(da_z, h), outer(da_r, h), outer(ds, h if after else s.r * h)]
+    by = {
+        "W": outer(a_w, x),
+        "R": np.concatenate(dR, axis=1),
+        "B": np.concatenate([a_w, a_r], axis=1),
+    }
+    return StepGradient(a_w @ W, dh_old + da_z @ R_z + da_r @ R_r, None, by)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from gruengine.errors import InvalidInputError
@@ -55,6 +57,18 @@ def shaped(name: str, value: Array | None, shape: tuple[int, ...]) -> Array:
             f"Recurrent: {name} has shape {np.shape(value)}; it must be {shape}"
         )
     return np.asarray(value, np.float64)
+
+
+def optional_operands(
+    given: Mapping[str, Array | None], *, D: int, T: int, N: int, H: int, K: int
+) -> dict[str, Array]:
+    """Return those operands and masks of ``given`` that are there, float64, shapes checked."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "P": (3 * H,), "projection": (K, H), "gate_recurrence": (3 * H, 3 * H),
+        "norm": (10 * H,), "skip": (K + 1,),
+        "keep_h": (T, N, K), "keep_c": (T, N, H), "recurrent_mask": (N, K),
+    }  # fmt: skip
+    return {n: shaped(n, a, (D, *shapes[n])) for n, a in given.items() if a is not None}
 
 
 def check_lengths(lengths: Array | None, T: int, N: int) -> Array:

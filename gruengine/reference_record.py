@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gruengine.reference_activations import Array
-from gruengine.reference_backward import cells_of
-from gruengine.reference_variants import Variant, lstm_row_step, surrounded
+from gruengine.reference_cell import Cell, cells_of
+from gruengine.reference_variants import surrounded
 
 LETTERS = ("i", "o", "f", "g", "c", "z", "r", "n", "h")
 
@@ -25,47 +25,23 @@ def recorders_of(attrs: Mapping[str, Any], operands: Mapping[str, Array]) -> lis
     ----------
     operands : the constant inputs of the node by name, float64.
     """
-    cells = cells_of(
-        attrs, operands["W"], operands["R"], operands["B"], operands.get("P"),
-        operands.get("projection"),
-    )  # fmt: skip
-    return [_recorder(cell, attrs, operands, d) for d, cell in enumerate(cells)]
+    return [_recorder(cell) for cell in cells_of(attrs, operands)]
 
 
-def _recorder(
-    cell: Any, attrs: Mapping[str, Any], operands: Mapping[str, Array], d: int
-) -> Recorder:
-    fed, norm, skip = (
-        operands[key][d] if key in operands else None for key in ("gate_recurrence", "norm", "skip")
-    )
-    shares = attrs.get("zoneout", (0.0, 0.0))
-    variant = Variant(
-        fed, norm, float(attrs.get("norm_epsilon", 1e-5)), skip, (shares[0], shares[1])
-    )
-    H = int(attrs["hidden_size"])
-    lstm = attrs["cell"] == "lstm"
-
+def _recorder(cell: Cell) -> Recorder:
     def record(x: Array, h: Array, c: Array) -> tuple[dict[str, Array], Array, Array]:
         found: dict[str, Array] = {}
 
         def step(x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-            if variant.by_rows:
-                s: Any = lstm_row_step(
-                    x, h, c, cell.W, cell.R, cell.b, variant, cell.P, cell.projection
-                )
-            else:
-                s = cell.whole_step(x, h, c)
+            s = cell.whole_step(x, h, c)
             found.update({k: getattr(s, k) for k in LETTERS if hasattr(s, k)})
-            if not lstm:
-                return s.h, c
-            kept = [s.c, s.i, s.o, s.f] if fed is not None else [s.c]
-            return s.h, np.concatenate(kept, axis=1)
+            return cell.inner(x, h, c)
 
-        h_new, c_new = surrounded(step, variant, H)(x, h, c)
+        h_new, c_new = surrounded(step, cell.variant, cell.H)(x, h, c)
         found["h"] = h_new
-        if lstm:
-            found["c"] = c_new[:, :H]
-        if skip is not None:
+        if cell.kind == "lstm":
+            found["c"] = c_new[:, : cell.H]
+        if cell.variant.skip is not None:
             found["u"] = (c[:, -1:] <= 0.5).astype(np.float64)
         return found, h_new, c_new
 

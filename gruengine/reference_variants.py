@@ -11,7 +11,7 @@ al. 2018, "Skip RNN".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +41,16 @@ class Variant(NamedTuple):
         return self.gate_recurrence is not None or self.norm is not None
 
 
+def variant_of(operands: Mapping[str, Array], zoneout: Sequence[float], epsilon: float) -> Variant:
+    """Return what the operands and attributes of one direction say."""
+    return Variant(
+        operands.get("gate_recurrence"), operands.get("norm"), epsilon, operands.get("skip"),
+        (zoneout[0], zoneout[1]),
+    )  # fmt: skip
+
+
 class LstmRowStep(NamedTuple):
-    """The gates, the candidate g, the cell c [N, H] and the output h [N, K] of a step."""
+    """The gates, the candidate g, the cell c, the output m before the projection, h [N, K]."""
 
     h: Array
     c: Array
@@ -50,6 +58,7 @@ class LstmRowStep(NamedTuple):
     o: Array
     f: Array
     g: Array
+    m: Array
 
 
 def normalise(v: Array, epsilon: float) -> Array:
@@ -105,7 +114,7 @@ def lstm_row_step(
     o = sigmoid(a_o + p_o * c)
     out = c if variant.norm is None else gain_c * normalise(c, variant.epsilon) + shift_c
     m = o * np.tanh(out)
-    return LstmRowStep(m if projection is None else m @ projection.T, c, i, o, f, g)
+    return LstmRowStep(m if projection is None else m @ projection.T, c, i, o, f, g, m)
 
 
 def lstm_row_stepper(

@@ -7,8 +7,10 @@ on the state. A step ``s' = F(s, x, theta)`` moves it on::
     S' = (dF/ds) S + (dF/dx) Sx + dF/dtheta        (Sx: the influence on the input of the layer)
 
 and a loss of the output of that step has the gradient ``(dL/dh') S'``, the same as that of
-backpropagation through all the steps so far, without keeping any of them. It costs
-O(states^2 * parameters) a step: it is for small networks. All of it is float64 NumPy.
+backpropagation through all the steps so far, without keeping any of them. The state is all that a
+cell hands on: h, the cell of an LSTM, the gates with ``full_gates``, the accumulated probability
+with ``skip``. It costs O(states^2 * parameters) a step: it is for small networks. All of it is
+float64 NumPy.
 """
 
 from __future__ import annotations
@@ -17,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.errors import InvalidInputError
+from gruengine.errors import DivergenceError, InvalidInputError
 from gruengine.layer_base import Array, Layer, Pass
 from gruengine.layer_recurrent import Recurrent
 from gruengine.layers import Sequential
 from gruengine.losses import Loss, loss_of
 from gruengine.optimizers import Optimizer, clip_by_norm, optimizer_of
 from gruengine.training_parameters import Parameters
-
-OPERANDS = ("W", "R", "B", "P", "projection")
 
 
 class RTRL:
@@ -34,7 +34,7 @@ class RTRL:
     Parameters
     ----------
     net : Sequential
-        Recurrent layers (one direction, no dropout, no residual), then any that are not. Its
+        Recurrent layers (one direction, no dropout), then any that are not. Its
         parameters are trained in place.
     loss : str or Loss
         Of one step: see :class:`gruengine.Trainer`.
@@ -45,7 +45,10 @@ class RTRL:
     -----
     If the parameters change between steps, the influence of older steps belongs to older
     parameters: with small rates that is the algorithm of Williams and Zipser. With
-    parameters held fixed (``gradients`` in place of ``learn``) the gradient is exact.
+    parameters held fixed (``gradients`` in place of ``learn``) the gradient is exact: summed over
+    the steps it is that of backpropagation through time, with ``skip`` its straight-through
+    estimate (and ``skip_cost``). With ``zoneout`` the share that inference keeps is kept, no unit
+    at random: the prediction is that of the model, and so is its gradient.
 
     Examples
     --------
@@ -138,7 +141,7 @@ class RTRL:
         for undo in reversed(undos):
             dy, _ = undo(dy)
         assert influence is not None
-        along = (np.asarray(dy, np.float64) @ influence)[0]
+        along = (np.asarray(dy, np.float64) @ influence)[0] + sum(c.cost for c in self.cells)
         for cell in self.cells:
             cell.give(along)
         found = self.parameters.gradients()
@@ -146,9 +149,23 @@ class RTRL:
         return value, found
 
     def learn(self, target: Any) -> float:
-        """Update the parameters from the last prediction and return its loss."""
-        value, found = self.gradients(target)
-        self._last = None
+        """Update the parameters from the last prediction and return its loss.
+
+        Raises
+        ------
+        DivergenceError
+            NaN or infinity in the loss or a gradient; nothing was updated.
+        """
+        with np.errstate(all="ignore"):
+            value, found = self.gradients(target)
+        self._last, steps = None, self.optimizer.steps
+        bad = [name for name, gradient in found.items() if not np.isfinite(gradient).all()]
+        if bad or not np.isfinite(value):
+            layer = bad[-1].rsplit(".", 1)[0] if bad else "loss"
+            what = f"the loss is {value}, the gradient of {', '.join(bad) or 'nothing'} not finite"
+            raise DivergenceError(
+                f"step {steps}, layer {layer!r}: {what}; nothing was updated", steps, layer
+            )
         if self.clip_norm is not None:
             clip_by_norm(found, self.clip_norm)
         self.optimizer.update(self.parameters.values, found)
@@ -163,11 +180,10 @@ class _Influence:
         self.layer, self.level = layer, level
 
     def _cell(self) -> Any:
-        from gruengine.reference_backward import cells_of
+        from gruengine.reference_cell import cells_of
 
         found = {k: np.asarray(v, np.float64) for k, v in self.layer.operands(self.level).items()}
-        weights = (found.get(key) for key in OPERANDS)
-        return cells_of(self.layer.node_attributes(), *weights)[0]  # type: ignore[arg-type]
+        return cells_of(self.layer.node_attributes(), found)[0]
 
     def start(self) -> int:
         """Return the number of elements of the operands."""
@@ -176,45 +192,30 @@ class _Influence:
 
     def begin(self, at: int, total: int) -> None:
         """Zero state and influence; the operands stand from ``at`` on among ``total``."""
-        K, H = self.layer.output_size, self.layer.units
-        self.at, self.total = at, total
-        self.h, self.c = np.zeros((1, K)), np.zeros((1, H))
-        states = K + H if self.layer.cell == "lstm" else K
-        self.S = np.zeros((states, total))
+        self.at = at
+        self.h, self.c = np.zeros((1, self.layer.output_size)), np.zeros((1, self.layer.state_size))
+        self.S = np.zeros((self.h.size + self.c.size, total))
+        self.cost = np.zeros(total)
 
     def step(self, x: Array, Sx: Array | None) -> tuple[Array, Array]:
         """Return the output and the influence on it, given the input and that on the input."""
-        cell, K, H = self._cell(), self.h.shape[1], self.c.shape[1]
-        states = len(self.S)
+        cell, K = self._cell(), self.h.size
         # One row for each element of the new state: rows of derivatives are rows of a batch.
-        one = np.eye(states)
-        rows = [np.repeat(a, states, axis=0) for a in (x, self.h, self.c)]
-        dc = one[:, K:] if states > K else np.zeros((states, H))
-        found = cell.backward(*rows, one[:, :K], dc)
-        moved = found.dh @ self.S[:K]
-        if states > K:
-            moved += found.dc @ self.S[K:]
+        one = np.eye(len(self.S))
+        rows = [np.repeat(a, len(one), axis=0) for a in (x, self.h, self.c)]
+        found = cell.backward(*rows, one[:, :K], one[:, K:])
+        moved = found.dh @ self.S[:K] + found.dc @ self.S[K:]
         if Sx is not None:
             moved += found.dx @ Sx
-        direct = self._direct(found, x, one[:, :K])
+        direct = np.concatenate([found.by[k].reshape(len(one), -1) for k in self.shapes], axis=1)
         moved[:, self.at : self.at + direct.shape[1]] += direct
+        if self.layer.skip:  # the decision is taken for p~, of which the state holds 1 - p~
+            self.cost = -self.layer.skip_cost * self.S[-1]
         self.h, self.c = cell.step(x, self.h, self.c)
         self.S = moved
-        return self.h, moved[:K]
-
-    def _direct(self, found: Any, x: Array, dh: Array) -> Array:
-        """Return ``[states, all]``: the derivative of the new state by the operands, in order."""
-        states, G, _ = found.fed.shape
-        a_r = found.a_r.reshape(states, G, -1)
-        parts = {
-            "W": found.a_w[:, :, None] * x[0],
-            "R": a_r[:, :, :, None] * found.fed[:, :, None, :],
-            "B": np.concatenate([found.a_w, found.a_r], axis=1),
-            "P": found.dP,
-        }
-        if found.m is not None:
-            parts["projection"] = dh[:, :, None] * found.m[:, None, :]
-        return np.concatenate([parts[key].reshape(states, -1) for key in self.shapes], axis=1)
+        if not self.layer.residual or x.shape != self.h.shape:
+            return self.h, moved[:K]
+        return self.h + x, moved[:K] if Sx is None else moved[:K] + Sx
 
     def give(self, along: Array) -> None:
         """Hand the gradients of the operands to the layer."""
@@ -232,14 +233,10 @@ def _divide(net: Sequential) -> tuple[list[Recurrent], tuple[Layer, ...]]:
     for layer in net.layers:
         if not isinstance(layer, Recurrent):
             break
-        if layer.bidirectional or layer.residual or layer.recurrent_dropout or layer.dropout:
+        if layer.bidirectional or layer.recurrent_dropout or layer.dropout:
             raise InvalidInputError(
-                f"layer {layer.name!r}: RTRL needs one direction, no residual and no dropout"
-            )
-        if layer.skip or any(layer.zoneout) or {"gate_recurrence", "norm"} & set(layer.params):
-            raise InvalidInputError(
-                f"layer {layer.name!r}: RTRL knows RNN, LSTM and GRU with their gates, peepholes "
-                "and projection, but no zoneout, skip, full_gates or layer_norm"
+                f"layer {layer.name!r}: RTRL goes forward in time with every unit; it needs one "
+                "direction and no dropout"
             )
         recurrent.append(layer)
     head = net.layers[len(recurrent) :]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +17,9 @@ from gruengine.errors import (
     UnsupportedError,
 )
 from gruengine.layer_base import Array, Pass, States
+from gruengine.layers import Sequential
 from gruengine.losses import Loss, loss_of
-from gruengine.metrics import Metric, metrics_of
+from gruengine.metrics import Means, Metric, metrics_of
 from gruengine.optimizers import Optimizer, clip_by_value, global_norm, optimizer_of, scale_of
 from gruengine.training_ops import ACTIVATIONS
 from gruengine.training_parameters import Parameters
@@ -27,7 +27,6 @@ from gruengine.training_parameters import Parameters
 if TYPE_CHECKING:
     from gruengine.encoder_decoder import EncoderDecoder
     from gruengine.fitting import History
-    from gruengine.layers import Sequential
 
 TRAINING_TYPES = ("float32", "bfloat16")
 Path = str | os.PathLike[str]
@@ -42,6 +41,7 @@ class Step(NamedTuple):
     norm : of all gradients together, before clipping
     metrics : by name
     counted : how many targets counted
+    weight : what the loss is a mean over: of as many targets, or more or less of weighted ones
     """
 
     loss: float
@@ -49,6 +49,7 @@ class Step(NamedTuple):
     norm: float
     metrics: dict[str, float]
     counted: int
+    weight: float
 
 
 class Trainer:
@@ -117,6 +118,8 @@ class Trainer:
         self.metrics = metrics_of(tuple(metrics))
         self.num_threads, self.compute_type, self.seed = num_threads, compute_type, seed
         self.checkpoint: str | None = None
+        # One chain: its outputs have the steps of x, and no gradient by x is needed.
+        self.whole = isinstance(net, Sequential)
         self.parameters = Parameters(net)
         self.ending = _ending(net)
         if self.loss.activation != "linear" and self.ending not in ("linear", self.loss.activation):
@@ -149,7 +152,8 @@ class Trainer:
         y : targets, as the loss wants them: for outputs ``[N, T, C]`` of numbers the same shape,
             of classes ``[N, T]`` integers; without T where the model gives its last output.
         lengths : ``[N]`` integers, optional
-            Steps of each row; later ones are neither read nor learned.
+            Steps of each row; later ones are neither read nor learned. Of an EncoderDecoder: of
+            what the encoder reads; ``mask`` says which targets count.
         state : optional
             Where the recurrence starts, as an earlier step returned it.
         mask : ``[N, T]`` or ``[N]``, optional
@@ -166,7 +170,7 @@ class Trainer:
         with np.errstate(all="ignore"):
             found, states, backprop = self.net.begin_update(x, state, run)
             target, weights = _targets(y), self._mask(found, mask, run.lengths)
-            loss, dy = self._loss(found, target, weights)
+            loss, weight, dy = self._loss(found, target, weights)
             if not np.isfinite(loss):
                 self._diverged(x, state, run, f"the loss is {loss}")
             self.parameters.clear_gradients()
@@ -178,8 +182,8 @@ class Trainer:
             )
             self.parameters.clear_gradients()
             self.net.changed()
-            metrics = self._measure(found, target, weights)
-        return Step(loss, states, norm, metrics, _count(found, weights))
+            metrics, counted = self._measure(found, target, weights)
+        return Step(loss, states, norm, metrics, counted, weight)
 
     def _pass(self, lengths: Any, training: bool) -> Pass:
         rows = None if lengths is None else np.asarray(lengths)
@@ -188,22 +192,21 @@ class Trainer:
                 f"lengths are {rows.dtype} of shape {rows.shape}; they must be integers, [N]"
             )
         logits = self.loss.activation != "linear" and self.ending == self.loss.activation
-        from gruengine.layers import Sequential
-
-        seed = (self.seed, self.steps)
-        needed = not isinstance(self.net, Sequential)  # nothing comes before a chain's first layer
+        seed, needed = (self.seed, self.steps), not self.whole
         return Pass(rows, training, seed, self.num_threads, self.compute_type, logits, needed)
 
-    def _loss(self, y: Array, target: Any, mask: Array | None) -> tuple[float, Array]:
-        if not self.loss.time_first or not self.net.batch_first:
-            return self.loss(y, target, mask)
-        value, dy = self.loss(y.swapaxes(0, 1), target, None if mask is None else mask.T)
-        return value, dy.swapaxes(0, 1)
+    def _loss(self, y: Array, target: Any, mask: Array | None) -> tuple[float, float, Array]:
+        """Return the loss, its weight and its gradient by ``y``."""
+        turns = self.loss.time_first and self.net.batch_first
+        if turns:
+            y, mask = y.swapaxes(0, 1), None if mask is None else mask.T
+        value, dy = self.loss(y, target, mask)
+        return value, self.loss.weight(y, target, mask), dy.swapaxes(0, 1) if turns else dy
 
     def _mask(self, y: Array, mask: Any, lengths: Array | None) -> Array | None:
         """Which targets count: those asked for, and of sequences those within their lengths."""
         found = None if mask is None else np.asarray(mask)
-        if lengths is None or y.ndim < 3:
+        if lengths is None or y.ndim < 3 or not self.whole:
             return found
         time = 1 if self.net.batch_first else 0
         steps = np.arange(y.shape[time])
@@ -217,18 +220,21 @@ class Trainer:
             bad = [name for name, g in gradients.items() if not np.isfinite(g).all()]
             layer = bad[-1].rsplit(".", 1)[0] if bad else "all"
             self.parameters.clear_gradients()
-            self._stop(layer, f"the gradient of {', '.join(bad) or 'all'} is not finite")
+            self.stop(layer, f"the gradient of {', '.join(bad) or 'all'} is not finite")
         if self.clip_value is not None:
             clip_by_value(gradients, self.clip_value)
         after = norm if self.clip_value is None else global_norm(gradients)
         return norm, scale_of(after, self.clip_norm)
 
-    def _measure(self, y: Array, target: Any, mask: Array | None) -> dict[str, float]:
-        if not self.metrics:
-            return {}
-        if self.loss.activation != "linear":
+    def _measure(self, y: Array, target: Any, mask: Array | None) -> tuple[dict[str, float], int]:
+        """Return the metrics, and over how many targets."""
+        counts = self.loss.counted(target, mask)
+        whole = y.size // max(y.shape[-1], 1)
+        counted = whole if counts is None else int(np.count_nonzero(counts))
+        if self.metrics and self.loss.activation != "linear":
             y = ACTIVATIONS[self.loss.activation](y)[0]
-        return {name: metric(y, target, mask) for name, metric in self.metrics.items()}
+        found = {name: metric(y, target, counts) for name, metric in self.metrics.items()}
+        return found, counted
 
     # -- NaN and infinity -------------------------------------------------------------------------
 
@@ -236,19 +242,20 @@ class Trainer:
         """Run the layers again, one by one, to name the first that gave NaN or infinity."""
         for array in map(np.asarray, x if isinstance(x, tuple) else (x,)):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                self._stop("x", f"{what}; x holds NaN or infinity")
+                self.stop("x", f"{what}; x holds NaN or infinity")
         for name, value in self.parameters.values.items():
             if not np.isfinite(value).all():
-                self._stop(name.rsplit(".", 1)[0], f"{what}; {name} holds NaN or infinity")
+                self.stop(name.rsplit(".", 1)[0], f"{what}; {name} holds NaN or infinity")
         for name, value in self.net.layer_outputs(x, state, run):
             if not np.isfinite(value).all():
-                self._stop(name, f"{what}; layer {name!r} gave NaN or infinity")
-        self._stop("loss", what)
+                self.stop(name, f"{what}; layer {name!r} gave NaN or infinity")
+        self.stop("loss", what)
 
-    def _stop(self, layer: str, what: str) -> None:
+    def stop(self, layer: str, what: str, left: str = "nothing was updated") -> None:
+        """Raise the DivergenceError that says where the training stands."""
         kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
         raise DivergenceError(
-            f"step {self.steps}, layer {layer!r}: {what}; nothing was updated{kept}",
+            f"step {self.steps}, layer {layer!r}: {what}; {left}{kept}",
             self.steps, layer, self.checkpoint,
         )  # fmt: skip
 
@@ -262,20 +269,18 @@ class Trainer:
 
         self.parameters.adopt()
         x, y, lengths, mask = (as_arrays(value) for value in (x, y, lengths, mask))
-        total, seen = dict.fromkeys(["loss", *self.metrics], 0.0), 0
+        means, count = Means(), rows_of(x, self.net.batch_first)
+        if not count:
+            raise InvalidInputError("x has no rows; at least one is needed")
         data = (x, y, lengths, mask)
-        for rows in batches_of(rows_of(x, self.net.batch_first), batch_size):
+        for rows in batches_of(count, batch_size):
             part = [take(value, rows, self.net.batch_first) for value in data]
             run = self._pass(part[2], False)
             found, _, _ = self.net.begin_update(part[0], None, run)
             target, weights = _targets(part[1]), self._mask(found, part[3], run.lengths)
-            count = _count(found, weights)
-            values = {"loss": self._loss(found, target, weights)[0]}
-            values.update(self._measure(found, target, weights))
-            for name, value in values.items():
-                total[name] += value * count
-            seen += count
-        return {name: value / max(seen, 1) for name, value in total.items()}
+            loss, weight, _ = self._loss(found, target, weights)
+            means.add(loss, weight, *self._measure(found, target, weights))
+        return means.values()
 
     def fit(self, x: Any, y: Any, lengths: Any = None, **options: Any) -> History:
         """Train for some epochs: see :func:`gruengine.fitting.fit` for the options."""
@@ -286,8 +291,20 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def save(self, path: Path, **facts: Any) -> None:
-        """Write a checkpoint, whole or not at all; ``gruengine.load`` runs it as a model."""
+        """Write a checkpoint, whole or not at all; ``gruengine.load`` runs it as a model.
+
+        Raises
+        ------
+        DivergenceError
+            A parameter holds NaN or infinity; an older checkpoint is left as it is.
+        FileAccessError
+            The operating system refuses.
+        """
         self.parameters.adopt()
+        for name, value in self.parameters.values.items():
+            if not np.isfinite(value).all():
+                what = f"{name} holds NaN or infinity after an update"
+                self.stop(name.rsplit(".", 1)[0], what, "no checkpoint was written")
         tensors = {f"param/{name}": value for name, value in self.parameters.values.items()}
         for name, kept in self.optimizer.memory.items():
             tensors.update({f"memory/{key}/{name}": value for key, value in kept.items()})
@@ -328,11 +345,17 @@ class Trainer:
         shapes = {name: value.shape for name, value in self.parameters.values.items()}
         if {name: value.shape for name, value in params.items()} != shapes:
             raise ModelFileError(f"{os.fspath(path)!r} holds the parameters of another model")
-        self.parameters.set(params)
         memory: dict[str, dict[str, Array]] = {}
-        for key in self.optimizer.keeps:
-            for name, value in _below(found.tensors, f"memory/{key}/").items():
-                memory.setdefault(name, {})[key] = value.copy()
+        for place, value in _below(found.tensors, "memory/").items():
+            key, _, name = place.partition("/")
+            memory.setdefault(name, {})[key] = value.copy()
+        kept = {key for own in memory.values() for key in own}
+        if memory and kept != set(self.optimizer.keeps):
+            raise ModelFileError(
+                f"{os.fspath(path)!r} was written by an optimizer that keeps {sorted(kept)}; this "
+                f"one keeps {sorted(self.optimizer.keeps)}"
+            )
+        self.parameters.set(params)
         self.optimizer.memory, self.optimizer.steps = memory, int(found.facts["steps"])
         self.checkpoint = os.fspath(path)
         return found
@@ -357,11 +380,6 @@ def _targets(y: Any) -> Any:
     """Return targets as an array; sequences of different lengths (CTC) stay a list."""
     ragged = isinstance(y, (list, tuple)) and len({np.shape(row) for row in y}) > 1
     return y if ragged else np.asarray(y)
-
-
-def _count(y: Array, mask: Array | None) -> int:
-    """How many targets count."""
-    return math.prod(y.shape[:-1]) if mask is None else int(np.count_nonzero(mask))
 
 
 def _ending(net: Any) -> str:

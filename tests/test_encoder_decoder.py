@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import gruengine as gr
@@ -80,6 +81,35 @@ def test_both_are_one_graph():
         np.testing.assert_allclose(outputs["y"], found, rtol=1e-4, atol=1e-5)
 
 
+def test_lengths_are_those_of_the_encoder_and_a_mask_that_of_the_decoder():
+    x, y = sample()
+    lengths, mask = np.array([1, 3, 6, 2]), np.arange(T) < np.array([5, 1, 2, 4])[:, None]
+    for chosen in (None, mask):
+        net = make()
+        logits, _, _ = net.begin_update(x, None, gr.Pass(lengths, training=False))
+        counts = np.ones((N, T), bool) if chosen is None else chosen
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        wanted = -np.take_along_axis(logs, y[..., None], -1)[..., 0][counts].mean()
+        trainer = gr.Trainer(net, "cross_entropy")
+        assert trainer.evaluate(x, y, lengths, mask=chosen)["loss"] == pytest.approx(wanted)
+        step = trainer.step(x, y, lengths, mask=chosen)
+        assert step.loss == pytest.approx(wanted)
+        assert step.counted == counts.sum()
+
+
+def test_it_is_saved_and_exported(tmp_path):
+    net = make(gr.GRU)
+    (source, given), _ = sample()
+    found, _, _ = net.begin_update((source, given), None, gr.Pass(training=False))
+    net.save(tmp_path / "both.safetensors")
+    gr.export(net, tmp_path / "both.onnx")
+    feeds = {"source": source, "target": given}
+    outputs = gr.load(tmp_path / "both.safetensors").run_graph(feeds)
+    np.testing.assert_allclose(outputs["y"], found, atol=1e-5)
+    session = onnxruntime.InferenceSession(tmp_path / "both.onnx")
+    np.testing.assert_allclose(session.run(["y"], feeds)[0], found, atol=1e-5)
+
+
 def test_refusals():
     encoder = gr.Sequential([gr.GRU(4)], 3)
     with pytest.raises(gr.InvalidInputError, match=r"'gru', 4, 4, 0, 1.*'gru', 5, 5, 0, 1"):
@@ -90,4 +120,6 @@ def test_refusals():
     x, y = sample()
     with pytest.raises(gr.InvalidInputError, match="truncate needs one sequence"):
         gr.Trainer(net, "cross_entropy").fit(x, y, truncate=2)
+    with pytest.raises(gr.InvalidInputError, match="'decoder_lstm' reads backwards too"):
+        make(bidirectional=True).generate(x[0], 0, 3)
     assert {name.split("_")[0] for name in net.parameters()} == {"encoder", "decoder"}

@@ -45,3 +45,4 @@ def test_an_example_states_its_result(name):
     assert "Result" in text
     assert "RESULT" not in text
     assert f"python examples/{name}.py" in text
+    assert f"`{name}.py`" in (EXAMPLES / "README.md").read_text()

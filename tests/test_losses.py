@@ -131,6 +131,10 @@ def test_ctc_is_torchs(blank):
     wanted.backward()
     assert value == pytest.approx(float(wanted.detach()), rel=1e-10)
     np.testing.assert_allclose(dy, leaf.grad.numpy(), atol=1e-12)
+    beyond = np.where(mask[..., None], y, np.nan)  # what is past a length may be anything
+    again, slopes = CTC(blank)(beyond, labels, mask)
+    assert again == value
+    np.testing.assert_array_equal(slopes, dy)
     padded = np.full((N, 6), -1)
     for row, own in zip(padded, labels, strict=True):
         row[: len(own)] = own
@@ -173,8 +177,48 @@ def test_ctc_of_a_row_too_short():
         (lambda: BinaryCrossEntropy(-1), "positive_weight is -1"),
         (lambda: CTC()(Y, [[0]] * 6), "without the blank"),
         (lambda: CTC()(Y, [[1]]), "1 label sequences for a batch of 6"),
+        (lambda: CTC()(Y, [[1]] * 6, MASK[:1]), r"mask has shape \(1, 6\); it must be \(4, 6\)"),
+        (lambda: CTC()(Y, [[1]] * 6, MASK), "must keep the first steps"),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(gr.InvalidInputError, match=message):
         call()
+
+
+# -- means over batches ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "masked"),
+    [
+        ("mse", "lengths"), ("mae", "floats"), ("binary_cross_entropy", "bits"),
+        ("cross_entropy", "lengths"), ("cross_entropy", "floats"),
+        (gr.losses.SoftmaxCrossEntropy(ignore=-100, weights=[1, 5, 2, 0.5]), None),
+        (gr.losses.SoftmaxCrossEntropy(ignore=-100), "lengths"), ("ctc", "lengths"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_does_not_depend_on_its_batches(loss, masked):
+    rng = np.random.default_rng(3)
+    N, T, C = 11, 9, 4
+    x = rng.normal(size=(N, T, 2)).astype(np.float32)
+    net = gr.Sequential([gr.GRU(5, return_sequences=True), gr.Dense(C)], input_size=2)
+    classes = not isinstance(loss, str) or loss == "cross_entropy"
+    y = rng.integers(0, C, (N, T)) if classes else rng.random((N, T, C))
+    if not isinstance(loss, str):
+        y[rng.random((N, T)) < 0.5] = -100
+    if loss == "ctc":
+        y = [rng.integers(1, C, n % 3) for n in range(N)]
+    lengths = rng.integers(5, T + 1, N) if masked == "lengths" else None
+    mask = {"floats": rng.random((N, T)), "bits": rng.random((N, T)) < 0.3}.get(masked)
+    metrics = ["accuracy"] if classes else []
+    trainer = gr.Trainer(net, loss, metrics=metrics)
+    whole, pieces = (trainer.evaluate(x, y, lengths, mask=mask, batch_size=size) for size in (N, 2))
+    assert pieces == pytest.approx(whole, rel=1e-5)
+    if classes:
+        counts = np.ones((N, T), bool) if mask is None else mask != 0
+        counts &= y != -100
+        if lengths is not None:
+            counts &= np.arange(T) < lengths[:, None]
+        right = net(x).argmax(-1) == y
+        assert whole["accuracy"] == pytest.approx(right[counts].mean())

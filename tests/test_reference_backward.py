@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The reference of backpropagation beside finite differences of the forward reference."""
+"""The reference of backpropagation beside finite differences of the forward reference.
+
+What surrounds the cells: test_reference_variants.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pytest
 
 from gruengine.reference import recurrent
 from gruengine.reference_activations import ACTIVATIONS
-from gruengine.reference_training import RecurrentTraining
+from gruengine.reference_training import OPERANDS, RecurrentTraining
 
 T, N, I, H, K = 5, 3, 4, 3, 2
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -59,14 +62,14 @@ def gradients(attrs, values, lengths, rng):
     """Ours, and central differences of a random sum of all outputs."""
     net = RecurrentTraining(attrs, I, H)
     names = ("W", "R", "B", "P", "projection", "h0", "c0")
+    gradients = ("x", *OPERANDS, "h0", "c0")
     y, h, c, tape = net.forward(values["x"], *(values.get(n) for n in names), lengths)
     expected = outputs(attrs, values, lengths)
     np.testing.assert_allclose(y, expected[0], rtol=1e-12)
     np.testing.assert_allclose(h, expected[1], rtol=1e-12)
     weights = [rng.normal(size=a.shape) for a in expected]
     dc = weights[2] if c is not None else None
-    dx, *rest = net.backward(tape, weights[0], weights[1], dc)
-    found = {"x": dx, **dict(zip(names, rest, strict=True))}
+    found = dict(zip(gradients, net.backward(tape, weights[0], weights[1], dc), strict=True))
 
     def loss():
         return sum(float(np.sum(w * a)) for w, a in zip(weights, outputs(attrs, values, lengths),

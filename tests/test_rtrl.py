@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gruengine as gr
+from gruengine.layer_base import Pass
 
 
 def random_net(seed):
@@ -17,15 +18,21 @@ def random_net(seed):
     options = {"num_layers": int(rng.integers(1, 3)), "return_sequences": True}
     if rng.random() < 0.2:
         options["clip"] = 0.9
+    options["residual"] = options["num_layers"] == 2 and bool(rng.random() < 0.5)
+    around = [{}, {}, {"zoneout": 0.3}, {"skip": True, "skip_cost": float(rng.choice([0, 0.2]))}]
+    options |= around[rng.integers(4)]
+    gated = {"layer_norm": bool(rng.random() < 0.5), "full_gates": bool(rng.random() < 0.7)}
     kinds = [
         lambda: gr.RNN(int(rng.integers(1, 6)), str(rng.choice(["tanh", "relu"])), **options),
         lambda: gr.LSTM(int(rng.integers(2, 5)), peepholes=bool(rng.random() < 0.5),
                         coupled=bool(rng.random() < 0.3),
                         projection=2 if rng.random() < 0.3 else None, **options),
+        lambda: gr.LSTM(int(rng.integers(2, 5)), peepholes=bool(rng.random() < 0.5), **gated,
+                        projection=2 if rng.random() < 0.3 else None, **options | {"clip": 0.0}),
         lambda: gr.GRU(int(rng.integers(1, 6)), reset=str(rng.choice(["after", "before"])),
                        update=str(rng.choice(["keep", "take"])), **options),
     ]  # fmt: skip
-    layers = [kinds[rng.integers(3)]() for _ in range(rng.integers(1, 3))]
+    layers = [kinds[rng.integers(4)]() for _ in range(rng.integers(1, 3))]
     heads = [[gr.Dense(2)], [gr.Dense(3, "tanh"), gr.Dense(2)], [gr.LayerNorm(), gr.Dense(2)], []]
     layers += heads[rng.integers(len(heads))]
     size = int(rng.integers(1, 4))
@@ -49,7 +56,7 @@ def test_the_gradient_is_that_of_backpropagation(seed):
         for name, value in found.items():
             total[name] = total.get(name, 0) + value.astype(np.float64)
     np.testing.assert_allclose(np.stack(outputs, 1), net(x), rtol=1e-4, atol=1e-5)
-    y, _, backprop = net.begin_update(x)
+    y, _, backprop = net.begin_update(x, run=Pass(training=False))  # shares of zoneout, no masks
     backprop(np.asarray(2 * (y - targets) / C, np.float32))
     places = {f"{layer.name}.{key}": layer.gradients[key] for layer in net.layers
               for key in layer.params}  # fmt: skip
@@ -73,6 +80,21 @@ def test_it_learns_a_stream():
     assert np.mean(losses[:20]) > 0.05
     stream = net.stream()
     assert abs(stream.step(np.array([[wave[0]]], np.float32))[0, 0]) < 2
+
+
+@pytest.mark.parametrize(("x", "target"), [(np.nan, 0.0), (1.0, np.inf)])
+def test_what_is_not_finite_updates_nothing(x, target):
+    net = gr.Sequential([gr.LSTM(3), gr.Dense(1)], input_size=2)
+    learner = gr.RTRL(net, "mse", "adam")
+    kept = {name: value.copy() for name, value in net.parameters().items()}
+    learner.step([1.0, x])
+    with pytest.raises(gr.DivergenceError, match=r"step 0, layer .*nothing was updated"):
+        learner.learn([[target]])
+    for name, value in net.parameters().items():
+        np.testing.assert_array_equal(value, kept[name])
+    learner.reset()
+    learner.step([1.0, 1.0])
+    assert np.isfinite(learner.learn([[0.0]]))
 
 
 def test_a_loss_with_a_softmax():

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,93 +238,6 @@ def test_the_progress_bar_says_where_it_is():
     assert out.getvalue().count("\n") == 1
 
 
-# -- checkpoints ----------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_is_a_model_and_goes_on_bit_for_bit(tmp_path):
-    path = tmp_path / "run.safetensors"
-    whole, x, y = small()
-    losses = [whole.step(x, y).loss for _ in range(6)]
-    first, _, _ = small()
-    for _ in range(3):
-        first.step(x, y)
-    first.save(path)
-    np.testing.assert_array_equal(gr.load(path)(x), first.net(x))
-    second, _, _ = small()
-    second.load(path)
-    assert [second.step(x, y).loss for _ in range(3)] == losses[3:]
-    for key, value in whole.net.parameters().items():
-        np.testing.assert_array_equal(second.net.parameters()[key], value)
-
-
-def test_an_interrupted_fit_goes_on_bit_for_bit(tmp_path):
-    class StopError(Exception):
-        pass
-
-    def run(path, stops):
-        trainer, x, y = small()
-        y = np.repeat(y[:, None], T, 1)
-        net = gr.Sequential([gr.LSTM(4, return_sequences=True), gr.Dense(2)], I)
-        trainer = gr.Trainer(net, "mse", gr.optimizers.RMSprop(0.01), seed=2, metrics=["mae"])
-        step = trainer.step
-
-        def counted(*args, **options):
-            if trainer.steps in stops:
-                stops.remove(trainer.steps)
-                raise StopError
-            return step(*args, **options)
-
-        trainer.step = counted
-        history = trainer.fit(
-            x, y, epochs=4, batch_size=4, truncate=4, checkpoint=path, checkpoint_every=1,
-            validation=(x, y), patience=3, progress=False,
-        )  # fmt: skip
-        return history.rows, {k: v.tobytes() for k, v in net.parameters().items()}
-
-    wanted = run(tmp_path / "whole.safetensors", [])
-    stops = [2, 3, 7, 12, 23]
-    while True:
-        try:
-            found = run(tmp_path / "parts.safetensors", stops)
-            break
-        except StopError:
-            continue
-    assert stops == []
-    assert found == wanted
-
-
-def test_resuming_after_kill_is_bit_equal():
-    script = Path(__file__).with_name("kill_training.py")
-    done = subprocess.run(
-        [sys.executable, str(script), "--kills", "3"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "ended bit-equal" in done.stdout
-
-
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    path = tmp_path / "run.safetensors"
-    trainer, x, y = small()
-    trainer.step(x, y)
-    trainer.save(path)
-    kept = trainer.net.parameters()["dense.W"].copy()
-    net = gr.Sequential([gr.GRU(3), gr.Dense(2)], I)
-    for other, message in (
-        (gr.Trainer(net, "mse", "adam", seed=4), "another model"),
-        (gr.Trainer(net, "mse", "sgd", seed=4), "optimizer 'Adam'; this trainer has 'SGD'"),
-        (gr.Trainer(net, "mae", "adam", seed=4), "loss 'MSE'"),
-        (gr.Trainer(net, "mse", "adam", seed=5), "seed 4"),
-    ):
-        with pytest.raises(gr.ModelFileError, match=message):
-            other.load(path)
-    net.save(tmp_path / "model.safetensors")
-    with pytest.raises(gr.ModelFileError, match="without a training"):
-        trainer.load(tmp_path / "model.safetensors")
-    with pytest.raises(gr.FileAccessError):
-        trainer.load(tmp_path / "absent.safetensors")
-    np.testing.assert_array_equal(trainer.net.parameters()["dense.W"], kept)
-
-
 # -- what stops it --------------------------------------------------------------------------------
 
 
@@ -375,8 +285,15 @@ def test_infinity_names_the_layer_it_came_from():
         (lambda t, x, y: t.step(x[0], y), "3 axes"),
         (lambda t, x, y: t.fit(x, y[:4]), "y has 4 rows; x has 6"),
         (lambda t, x, y: t.fit(x, y, truncate=3), "truncate needs a target for each step"),
+        (
+            lambda t, x, y: gr.Trainer(
+                gr.Sequential([gr.GRU(2, bidirectional=True, return_sequences=True)], I)
+            ).fit(x, x, truncate=3),
+            "'gru' reads backwards too",
+        ),
         (lambda t, x, y: t.fit(x, y, epochs=0), "epochs is 0"),
         (lambda t, x, y: t.fit(x[:0], y[:0]), "no rows"),
+        (lambda t, x, y: t.fit(x, y, validation=(x[:0], y[:0])), "no rows"),
         (lambda t, x, y: gr.Trainer(t.net, clip_norm=0), "clip_norm is 0"),
         (lambda t, x, y: gr.Trainer(t.net, metrics=["f1"]), "metric is 'f1'"),
         (lambda t, x, y: gr.Trainer(gr.Sequential([gr.GRU(3)])), "not built"),

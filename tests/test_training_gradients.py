@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Gradients of the core: each cell, flag and activation against differences and PyTorch."""
+"""Gradients of the core: each cell, flag and activation beside reference and PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 import gruengine as gr
 from gruengine import _core, reference
 from gruengine.recurrent_checks import ACTIVATION_COUNTS, ACTIVATIONS, GATES
+from gruengine.reference_training import RecurrentTraining
 
 TOLERANCE = 1e-4
 NAMES = ("x", "W", "R", "B", "P", "projection", "h0", "c0")
@@ -98,6 +99,7 @@ def example(name: str, shape: str) -> dict[str, Any]:
     ]
     ends = None if lengths is None else np.array(lengths, np.int64)
     made = {"attrs": attrs, "arrays": arrays, "gradients": gradients, "lengths": ends, "H": H}
+    made["wanted"] = run(made, kind=RecurrentTraining)[1]
     directions, slopes = {}, {}
     for n in NAMES:
         if arrays[n] is None:
@@ -125,9 +127,11 @@ def difference(made: dict[str, Any], name: str, way: np.ndarray) -> float:
     return float((values[0] - values[1]) / (2 * step))
 
 
-def run(made: dict[str, Any], threads: int = 1) -> tuple[Any, dict[str, Any]]:
+def run(
+    made: dict[str, Any], threads: int = 1, kind: Any = _core.RecurrentTraining
+) -> tuple[Any, dict[str, Any]]:
     arrays = made["arrays"]
-    layer = _core.RecurrentTraining(
+    layer = kind(
         {**made["attrs"], "hidden_size": made["H"]}, arrays["x"].shape[2], made["H"], threads
     )
     y, h, c, tape = layer.forward(*(arrays[n] for n in NAMES), made["lengths"])
@@ -153,6 +157,8 @@ def compare(name: str, shape: str) -> None:
         size = np.linalg.norm(found[n]) * np.linalg.norm(ways[0]) / np.sqrt(ways[0].size)
         got = [np.vdot(found[n].astype(np.float64), way) for way in ways]
         np.testing.assert_allclose(got, made["slopes"][n], rtol=0, atol=TOLERANCE * size, err_msg=n)
+        exact = made["wanted"][n]
+        assert np.linalg.norm(found[n] - exact) <= TOLERANCE / 10 * np.linalg.norm(exact), n
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -31,6 +31,9 @@ LAYERS = {
     "lstm stack": lambda: [gr.LSTM(4, num_layers=3, bidirectional=True, return_sequences=True)],
     "lstm clip": lambda: [gr.LSTM(5, clip=0.8, bidirectional=True)],
     "lstm residual": lambda: [gr.LSTM(4, num_layers=2, residual=True, return_sequences=True)],
+    "lstm full gates": lambda: [gr.LSTM(4, full_gates=True, projection=3, num_layers=2)],
+    "lstm norm": lambda: [gr.LSTM(4, layer_norm=True, peepholes=True, bidirectional=True)],
+    "lstm zoneout": lambda: [gr.LSTM(5, zoneout=(0.2, 0.4), return_sequences=True)],
     "gru": lambda: [gr.GRU(5)],
     "gru before": lambda: [gr.GRU(5, reset="before", return_sequences=True)],
     "gru take": lambda: [gr.GRU(5, update="take", bidirectional=True)],
@@ -62,8 +65,8 @@ def states_of(net, rng):
     found = []
     for layer in net.layers:
         for _ in range(getattr(layer, "num_layers", 0)):
-            D, K, H = layer.directions, layer.output_size, layer.units
-            c = rng.normal(0, 0.7, (D, N, H)).astype(np.float32) if layer.cell == "lstm" else None
+            D, K, C = layer.directions, layer.output_size, layer.state_size
+            c = rng.normal(0, 0.7, (D, N, C)).astype(np.float32) if C else None
             found.append(State(rng.normal(0, 0.7, (D, N, K)).astype(np.float32), c))
     return tuple(found)
 
@@ -120,7 +123,7 @@ def check_gradients(net, x, rng, lengths=None, run=None):
     states = states_of(net, rng)
     oracle = Oracle(net, lengths)
     x64 = x.astype(np.float64) if x.dtype.kind == "f" else x
-    y, after, backprop = net.begin_update(x, states, run or Pass(lengths))
+    y, after, backprop = net.begin_update(x, states, run or Pass(lengths, training=False))
     wanted_y, wanted_after = oracle(net, x64, [State(*(None if a is None else a.astype(float)
                                                        for a in s)) for s in states])  # fmt: skip
     np.testing.assert_allclose(y, wanted_y, rtol=2e-5, atol=2e-6)

@@ -175,10 +175,6 @@ def test_zoneout_keeps_units_in_training_and_shares_in_inference(rng):
         (lambda: gr.LSTM(3, layer_norm=True, clip=1.0), "full_gates and layer_norm need"),
         (lambda: gr.LSTM(3, layer_norm=True, norm_epsilon=0.0), "norm_epsilon is 0.0"),
         (lambda: gr.LSTM.named("FRG", 3), "name is 'FRG'; it must be one of 'V', 'NIG'"),
-        (
-            lambda: gr.RTRL(gr.Sequential([gr.LSTM(3, layer_norm=True)], input_size=2)),
-            "RTRL knows RNN, LSTM and GRU",
-        ),
     ],
 )
 def test_bad_variants_are_refused(make, message):
