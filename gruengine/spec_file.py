@@ -210,7 +210,7 @@ def _floats(name: str, array: Array, scales: dict[str, Array]) -> Array:
         raise ModelFileError(f"tensor {shown(name)} has a scale that is no size")
     for axis, size in enumerate(array.shape):
         if scale.shape[axis] not in (1, size):
-            scale = np.repeat(scale, SECTION, axis)[(*axis * (slice(None),), slice(size))]
+            scale = np.repeat(scale, SECTION, axis).take(range(size), axis)
     floats = array.astype(np.float32)
     floats *= scale
     return floats
