@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from gruengine import _core
 from gruengine.errors import InvalidInputError
 
-
 if TYPE_CHECKING:
     from gruengine.model import Model
 
