@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Three pictures of a run: latency over the hidden size, throughput over streams, the roofline."""
+"""Three pictures of a run: latency over the hidden size, throughput over streams, the roofline.
+
+``python -m benchmarks.plot FILE.json FOLDER`` draws a run that was written down.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +65,11 @@ def _figure(file: Path, columns: int, title: str, note: str) -> Iterator[Any]:
         size = (6.2 * columns if columns > 1 else 9, 5.4)
         figure, axes = plt.subplots(1, columns, figsize=size, sharey=True, layout="constrained")
         yield axes
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": min(4, len(labels))}
+        legend = figure.legend(handles, labels, frameon=False, fontsize=9.5, title=note, **place)
+        legend.get_title().set(fontsize=9, color=GREY)
         figure.suptitle(title, fontsize=14)
-        figure.supxlabel(note, fontsize=9, color=GREY)
         figure.savefig(file, dpi=90)
         plt.close(figure)
 
@@ -125,7 +133,8 @@ def _latency(
         floor = [bound[size] for size in sorted(bound)]
         axis.fill_between(sorted(bound), floor, min(floor) / 3, color="#f0f0f0", zorder=0)
         axis.set_ylim(bottom=min(floor) / 1.6)
-        _line(axis, bound, "bound of the machine, float32", color="#999999", linestyle="--")
+        label = f"bound, float32 ({REFERENCE.name})"
+        _line(axis, bound, label, color="#999999", linestyle="--")
     for name, line in ours.items():
         width = 2.6 if name == "float32" else 1.8
         _line(axis, line, f"gruengine, {name}", color=OURS.get(name), marker="o", linewidth=width)
@@ -136,8 +145,6 @@ def _latency(
             text, at = f"{min(times) / time:.1f}x", (size, time)
             style: dict[str, Any] = {"color": OURS["float32"], "fontsize": 10}
             axis.annotate(text, at, (7, -13), textcoords="offset points", **style)
-    axis.set_ylim(top=30 * axis.get_ylim()[1])  # room for the legend
-    axis.legend(loc="upper left", frameon=False, fontsize=9, ncols=2)
 
 
 # -- throughput -----------------------------------------------------------------------------------
@@ -165,7 +172,6 @@ def _streams(rows: list[Row], found: dict[str, Any], file: Path) -> None:
             _line(axis, line, LABELS[name], color=colour, marker="o", markersize=4)
         for name, line in ours.items():
             _line(axis, line, f"gruengine, {name}", color=OURS.get(name), marker="o", linewidth=2.4)
-        axis.legend(loc="upper left", frameon=False, fontsize=9.5)
 
 
 # -- roofline -------------------------------------------------------------------------------------
@@ -176,25 +182,33 @@ def _roofline(rows: list[Row], found: dict[str, Any], file: Path) -> None:
     what = "A point is a case. Lines: what one core loads from a level, and its peaks."
     note = f"{what} {found['cpu']}"
     with _figure(file, 1, "Work done, over work per byte of weights", note) as axis:
-        _plain(axis, [1, 4, 16, 64, 256, 1024, 4096])
+        _plain(axis, [1, 4, 16, 64, 256, 1024])
         points: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
         for row in rows:
             if row["threads"] == 1:
                 at = (row["operations"] / row["weight_bytes"], row["operations"] / row["ours_us"])
                 points[row["compute_type"]][row["case"]] = (at[0], at[1] * 1e-3)
-        ends = (0.35, 8192)
+        ends = (0.2, 512)
         for level in machine.levels:
             line = [end * level.gb_per_s for end in ends]
             axis.plot(ends, line, color="#bbbbbb", linewidth=1)
-            at = (1, level.gb_per_s)
-            style: dict[str, Any] = {"color": GREY, "fontsize": 9, "ha": "right"}
-            axis.annotate(level.name, at, (-4, 4), textcoords="offset points", **style)
+            at = (ends[0], line[0])
+            style: dict[str, Any] = {"color": GREY, "fontsize": 9}
+            axis.annotate(level.name, at, (4, 7), textcoords="offset points", **style)
         for name, found in points.items():
             colour = OURS.get(name)
             axis.scatter(*zip(*found.values(), strict=True), s=22, color=colour, label=name)
-            axis.axhline(machine.gflops[name], color=colour, linestyle=":", linewidth=1.2)
-        axis.set_ylim(5, 2 * max(machine.gflops[name] for name in points))
+            peak = machine.gflops[name]
+            axis.axhline(peak, color=colour, linestyle=":", linewidth=1.2)
+            text: dict[str, Any] = {"color": colour, "fontsize": 9, "ha": "right"}
+            at = (ends[1], peak)
+            axis.annotate(f"peak, {name}", at, (-4, 3), textcoords="offset points", **text)
+        axis.set_ylim(2, 2 * max(machine.gflops[name] for name in points))
         axis.set_xlim(*ends)
         axis.set_xlabel("operations per byte of weights read")
         axis.set_ylabel("10^9 operations a second")
-        axis.legend(loc="lower right", frameon=False)
+
+
+if __name__ == "__main__":
+    for drawn in save(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])):
+        print(drawn)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,27 @@ def quantise_int4(W: Array) -> tuple[Array, Array]:
     divisor = np.where(scales > 0, scales, np.float32(1))[..., None]
     q = np.rint(np.where(scales[..., None] > 0, parts / divisor, 0)).astype(np.int8)
     return q.reshape(*W.shape[:-1], -1)[..., : W.shape[-1]], scales
+
+
+def pack_nibbles(q: Array) -> Array:
+    """Return the int8 elements of ``q``, in [-8, 7], two in a byte: uint8 [ceil(size / 2)].
+
+    The first of two is the low half; a half to spare is zero.
+    """
+    halves = np.zeros(q.size + q.size % 2, np.uint8)
+    halves[: q.size] = q.reshape(-1).view(np.uint8) & 15
+    packed: Array = halves[0::2] | halves[1::2] << 4
+    return packed
+
+
+def unpack_nibbles(packed: Array, shape: tuple[int, ...]) -> Array:
+    """Return the int8 elements that :func:`pack_nibbles` made of an array of ``shape``."""
+    halves = np.empty((packed.size, 2), np.int8)
+    halves[:, 0] = packed & 15
+    halves[:, 1] = packed >> 4
+    halves ^= 8
+    halves -= 8
+    return halves.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def expand_int4(q: Array, scales: Array) -> Array:

@@ -8,14 +8,22 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gruengine import _core
 from gruengine.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from gruengine.model import Model
 
-def info() -> dict[str, Any]:
+
+def info(model: Model | None = None) -> dict[str, Any]:
     """Return what was chosen on this machine, and why.
+
+    Parameters
+    ----------
+    model : Model, optional
+        What of a model is worth knowing is added as ``model``.
 
     Returns
     -------
@@ -25,13 +33,14 @@ def info() -> dict[str, Any]:
         float32 kernels it runs; ``max_threads``: the least
         of the CPU affinity, the limits of cgroups, ``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT``
         (1 in a forked child whose parent had run in parallel); ``caches``: bytes of each level;
-        ``machine``, ``python``.
+        ``machine``, ``python``. ``model``: its ``isa``, ``compute_type`` and ``num_threads``, the
+        ``packed_bytes`` of its weights, and the cache that they fit (see :func:`level_of`).
     """
     import numpy as np
 
     import gruengine
 
-    return {
+    found = {
         "version": gruengine.__version__,
         "isa": _core.current_isa(),
         "isa_choice": _core.isa_choice(),
@@ -45,6 +54,11 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
+    if model is not None:
+        names = ("isa", "compute_type", "num_threads", "packed_bytes")
+        found["model"] = {name: getattr(model, name) for name in names}
+        found["model"]["fits"] = level_of(model.packed_bytes)
+    return found
 
 
 def caches() -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import stat
@@ -23,7 +24,7 @@ from gruengine.graph_json import (
     graph_from_json,
     graph_to_json,
 )
-from gruengine.quantise import SECTION
+from gruengine.quantise import SECTION, pack_nibbles, unpack_nibbles
 from gruengine.safetensors import Array, shown
 from gruengine.spec import ModelSpec, Parity
 from gruengine.spec_checks import problems_of
@@ -53,7 +54,9 @@ def pieces(spec: ModelSpec) -> Iterator[bytes | memoryview]:
     }
     if spec.compute_type != "float32":
         document["compute_type"] = spec.compute_type
-        document["scales"] = _pack_weights(spec, tensors)
+        document["scales"], nibbles = _pack_weights(spec, tensors)
+        if nibbles:
+            document["nibbles"] = nibbles
     if spec.parity is not None:
         document["parity"] = {
             "oracle": spec.parity.oracle,
@@ -95,7 +98,7 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
     if type(version) is not int or version != FORMAT:
         raise ModelFileError(f"format {shown(version)}; this version reads format {FORMAT}")
     keys = ("format", "graph", "state", "provenance", "tensors")
-    expect_keys(document, keys, ("compute_type", "parity", "scales"), "the description")
+    expect_keys(document, keys, ("compute_type", "nibbles", "parity", "scales"), "the description")
     compute_type = document.get("compute_type", "float32")
     if compute_type not in ("float32", "bfloat16", "int8", "int4", "bf16x3"):
         raise ModelFileError(
@@ -105,6 +108,9 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
         name: _take(tensors, scale)
         for name, scale in expect_dict(document.get("scales", {}), "scales").items()
     }
+    nibbles = expect_dict(document.get("nibbles", {}), "nibbles")
+    for name, shape in nibbles.items():
+        tensors[name] = _integers(name, _take(tensors, name), shape)
     parity = _parity_from_json(document["parity"], tensors) if "parity" in document else None
     names = expect_strings(document["tensors"], "tensors")
     spec = ModelSpec(
@@ -117,7 +123,7 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
     )
     if scales:
         raise ModelFileError(
-            f"tensor {shown(next(iter(scales)))} has a scale; allowed: those of I8"
+            f"tensor {shown(next(iter(scales)))} has a scale; allowed: those of I8 and U8"
         )
     if tensors:
         raise ModelFileError(f"tensor {shown(next(iter(tensors)))} is listed nowhere")
@@ -127,13 +133,22 @@ def from_bytes(data: bytes | memoryview) -> ModelSpec:
     return spec
 
 
-def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
-    """Put the weights into fewer bits, where that loses nothing; return the tensors of scales."""
+def _pack_weights(
+    spec: ModelSpec, tensors: dict[str, Array]
+) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Put the weights into fewer bits, where that loses nothing.
+
+    Returns
+    -------
+    dict of str to str, dict of str to list of int
+        The tensors of scales, and the shapes of the tensors that have two weights in a byte.
+    """
     from gruengine.spec_low import int4_forms, low_axes, pack, pack_int4, unpack_int4
 
     scales: dict[str, str] = {}
+    nibbles: dict[str, list[int]] = {}
     if spec.compute_type == "bf16x3":
-        return scales
+        return scales, nibbles
     forms = int4_forms(spec) if spec.compute_type == "int4" else {}
     for name, axes in low_axes(spec).items():
         array = spec.tensors[name]
@@ -151,8 +166,30 @@ def _pack_weights(spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, str]:
             same = np.array_equal(q.astype(np.float32) * factors, array)
         if same:
             tensors[name] = q
+            if forms.get(name) == "int4":
+                tensors[name], nibbles[name] = pack_nibbles(q), list(q.shape)
             scales.update(_add_sample(tensors, "scale/", {name: factors}))
-    return scales
+    return scales, nibbles
+
+
+def _integers(name: str, array: Array, shape: Any) -> Array:
+    """Return the int8 elements, two in a byte of the file, of a tensor of ``shape``."""
+    sizes = expect_list(shape, f"the shape of nibbles {shown(name)}")
+    whole = all(type(n) is int and n >= 0 for n in sizes) and len(sizes) <= safetensors.MAX_RANK
+    if not whole or 4 * math.prod(n for n in sizes if n) >= 1 << 63:
+        raise ModelFileError(
+            f"the shape of nibbles {shown(name)} is {shown(sizes)}; allowed: up to "
+            f"{safetensors.MAX_RANK} integers >= 0 within 64 bits"
+        )
+    count = math.prod(sizes)
+    if array.dtype != np.uint8 or array.shape != (-(-count // 2),):
+        raise ModelFileError(
+            f"tensor {shown(name)} is {array.dtype} of shape {array.shape}; "
+            f"{count} nibbles are U8 of shape ({-(-count // 2)},)"
+        )
+    if count % 2 and array[-1] >> 4:
+        raise ModelFileError(f"tensor {shown(name)} has a nibble too many")
+    return unpack_nibbles(array, tuple(sizes))
 
 
 def _floats(name: str, array: Array, scales: dict[str, Array]) -> Array:
@@ -174,7 +211,9 @@ def _floats(name: str, array: Array, scales: dict[str, Array]) -> Array:
     for axis, size in enumerate(array.shape):
         if scale.shape[axis] not in (1, size):
             scale = np.repeat(scale, SECTION, axis).take(range(size), axis)
-    return array.astype(np.float32) * scale
+    floats = array.astype(np.float32)
+    floats *= scale
+    return floats
 
 
 def _add_sample(tensors: dict[str, Array], prefix: str, arrays: dict[str, Array]) -> dict[str, str]:

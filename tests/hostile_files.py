@@ -10,7 +10,15 @@ import json
 from typing import Any
 
 from hostile_graphs import graph_cases, recurrent_cases
-from hostile_seed import Case, changed, container, described, parts, recurrent_spec
+from hostile_seed import (
+    Case,
+    changed,
+    container,
+    described,
+    nibble_file,
+    parts,
+    recurrent_spec,
+)
 
 BIG = (1 << 63) - 1
 
@@ -23,6 +31,7 @@ def hostile_files() -> list[Case]:
         *_json(),
         *_tensors(seed),
         *_descriptions(seed),
+        *_nibbles(nibble_file()),
         *graph_cases(seed),
         *recurrent_cases(seed),
     ]
@@ -49,6 +58,7 @@ def unusual_files() -> list[Case]:
     unaligned = json.dumps({**header, "__metadata__": {"gruengine": text, "x": ""}})
     return [
         ("seed", seed),
+        ("two weights in a byte", nibble_file()),
         ("no padding", container(json.dumps(header), body)),
         *[(f"data at {i} of 8", container(unaligned + " " * i, body)) for i in range(8)],
         ("escaped text", container(json.dumps(header, ensure_ascii=True), body)),
@@ -56,6 +66,39 @@ def unusual_files() -> list[Case]:
         ("no parity sample", changed(seed, no_parity)),
         ("name beyond ASCII", changed(seed, node_name)),
         ("description indented", described(seed, json.dumps(description, indent=2))),
+    ]
+
+
+def _nibbles(seed: bytes) -> list[Case]:
+    """Return files whose weights of half a byte are not what they say."""
+
+    def shaped(*shape: object) -> bytes:
+        return changed(seed, lambda h, d: d["nibbles"].update(W=list(shape)))
+
+    def without(key: str) -> bytes:
+        return changed(seed, lambda h, d: d[key].pop("W"))
+
+    header, _, body = parts(seed)
+    last = header["W"]["data_offsets"][1] - 1
+    spare = body[:last] + bytes([body[last] | 0x10]) + body[last + 1 :]
+    return [
+        ("nibbles of one axis less", shaped(3, 1)),
+        ("nibbles of another size", shaped(1, 3, 2)),
+        ("nibbles for more bytes", shaped(1, 5, 1)),
+        ("nibbles for no byte", shaped(1, 0, 1)),
+        ("nibbles of a size below zero", shaped(-1, -3, 1)),
+        ("nibbles of a size that is no integer", shaped(1, 3.0, 1)),
+        ("nibbles of a size that is true", shaped(True, 3, 1)),
+        ("nibbles beyond 64 bits", shaped(0, BIG, BIG)),
+        ("nibbles of too many axes", shaped(*30 * [1], 1, 3, 1)),
+        ("nibbles without a shape", without("nibbles")),
+        ("nibbles without scales", without("scales")),
+        ("nibbles with a half too many", container(seed[8 : len(seed) - len(body)], spare)),
+        ("nibbles that are I8", changed(seed, lambda h, d: h["W"].update(dtype="I8"))),
+        ("nibbles that are no tensor", changed(seed, lambda h, d: d["nibbles"].update(Q=[1, 3]))),
+        ("nibbles that are floats", changed(seed, lambda h, d: d["nibbles"].update(B=[1, 6]))),
+        ("nibbles that are a list", changed(seed, lambda h, d: d.update(nibbles=[]))),
+        ("nibbles that are no constant", changed(seed, lambda h, d: d["tensors"].remove("W"))),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gruengine.spec import Attr, Graph, ModelSpec, Node, Parity, Port
+from gruengine.spec_low import quantise
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 Case = tuple[str, bytes]
@@ -58,6 +59,11 @@ def recurrent_spec(cell: str = "lstm", hidden: int = 3, inputs: int = 2) -> Mode
     }
     parity = Parity({"x": weights(5, 1, inputs)}, {"y": weights(5, 1, hidden)}, "made up")
     return ModelSpec(graph, tensors, (("h", "hn"),), {"source": "seed", "opset": 17}, parity)
+
+
+def nibble_file() -> bytes:
+    """Return a model with int4 weights: W of 3, in two bytes, and R of 9."""
+    return quantise(recurrent_spec("rnn", 3, 1), "int4").to_bytes()
 
 
 def container(header: bytes | str, data: bytes = b"", length: int | None = None) -> bytes:

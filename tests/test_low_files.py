@@ -13,6 +13,7 @@ from recordings import TARGETS, agreement, clean_signal, signal_to_error, speech
 from test_one_number import same
 
 import gruengine as gr
+from gruengine import safetensors
 from gruengine.cli import main
 from gruengine.spec import ModelSpec
 from gruengine.spec_low import low_axes
@@ -62,6 +63,34 @@ def test_a_stored_model_is_the_model_quantised_at_load(
     again = ModelSpec.from_bytes(spec.to_bytes())
     for name, tensor in spec.tensors.items():
         np.testing.assert_array_equal(again.tensors[name], tensor)
+
+
+def test_int4_takes_half_a_byte_and_older_files_a_whole_one(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    plain, stored = tmp_path / "plain.safetensors", tmp_path / "low.safetensors"
+    gr.Sequential([gr.LSTM(81, return_sequences=True), gr.Dense(13)], 255, seed=3).save(plain)
+    gr.convert(plain, stored, compute_type="int4")
+    assert stored.stat().st_size < 0.2 * plain.stat().st_size
+    tensors, metadata = safetensors.read(stored.read_bytes())
+    document = json.loads(metadata["gruengine"])
+    assert len(document["nibbles"]) == 3
+    odd = 0
+    for name, shape in document.pop("nibbles").items():
+        size, packed = int(np.prod(shape)), tensors[name]
+        odd += size % 2
+        assert (packed.dtype, packed.size) == (np.uint8, (size + 1) // 2)
+        halves = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[:size]
+        assert set(halves) <= {*range(8), *range(9, 16)}
+        whole = np.where(halves > 7, halves.astype(np.int8) - 16, halves).astype(np.int8)
+        tensors[name] = whole.reshape(shape)
+    assert odd
+    older = b"".join(safetensors.pieces(tensors, {"gruengine": json.dumps(document)}))
+    x = rng.normal(size=(2, 5, 255)).astype(np.float32)
+    for compute_type in (None, "float32"):
+        models = [gr.load(file, compute_type=compute_type) for file in (stored, older)]
+        assert models[0].hash == models[1].hash == ModelSpec.from_bytes(older).hash()
+        assert same(models[0](x), models[1](x))
 
 
 def damaged(data: bytes, old: str, new: str) -> bytes:

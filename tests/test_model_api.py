@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gruengine as gr
+from gruengine.runtime import level_of
 from gruengine.spec import Graph, ModelSpec, Node, Port
 
 Array = np.ndarray[Any, Any]
@@ -73,6 +74,11 @@ def test_a_model_says_what_it_is(model: gr.Model) -> None:
     assert (model.compute_type, model.num_threads) == ("float32", 1)
     assert model.isa == gr.info()["isa"]
     assert model.packed_bytes > 0
+    assert gr.info(model)["model"] == {
+        "isa": model.isa, "compute_type": "float32", "num_threads": 1,
+        "packed_bytes": model.packed_bytes, "fits": level_of(model.packed_bytes),
+    }  # fmt: skip
+    assert "model" not in gr.info()
     assert (model.streamable.form, model.streamable.time, model.streamable.batch) == (
         "frames", "T", "N",
     )  # fmt: skip

@@ -38,7 +38,7 @@ inline std::string escaped(const std::string& text) {
   return result;
 }
 
-// An RNN of one unit with a branch, a carried state and a parity sample.
+// An RNN of one unit with a branch, a carried state, a parity sample and a weight in half a byte.
 inline const std::string& seed_description() {
   static const std::string text = R"({"format":1,"graph":{"inputs":[
 {"name":"x","dtype":"float32","shape":["T","N",1]},
@@ -55,24 +55,26 @@ inline const std::string& seed_description() {
 "clip":{"f":1.5}}}]},
 "state":[["h","hn"]],"provenance":{"source":"test","opset":17},
 "parity":{"oracle":"nobody","inputs":{"x":"in"},"outputs":{"y":"out"}},
-"tensors":["R","W","flag"]})";
+"tensors":["R","W","flag"],"scales":{"R":"scale"},"nibbles":{"R":[1,1,1]}})";
   return text;
 }
 
 inline std::string seed_tensors() {
-  return R"("R":{"dtype":"F32","shape":[1,1,1],"data_offsets":[0,4]},
+  return R"("scale":{"dtype":"F32","shape":[1,1,1],"data_offsets":[0,4]},
 "W":{"dtype":"F32","shape":[1,1,1],"data_offsets":[4,8]},
 "in":{"dtype":"F32","shape":[2,1,1],"data_offsets":[8,16]},
 "out":{"dtype":"F32","shape":[2,1,1,1],"data_offsets":[16,24]},
-"flag":{"dtype":"BOOL","shape":[],"data_offsets":[24,25]})";
+"flag":{"dtype":"BOOL","shape":[],"data_offsets":[24,25]},
+"R":{"dtype":"U8","shape":[1],"data_offsets":[25,26]})";
 }
 
 inline Bytes seed_data() {
-  Bytes data(25, 0);
-  data[3] = 0x3F;  // R = 0.5, W = 1
+  Bytes data(26, 0);
+  data[3] = 0x3F;  // scale = 0.5, W = 1
   data[6] = 0x80;
   data[7] = 0x3F;
   data[24] = 1;
+  data[25] = 1;  // R = 1 * scale
   return data;
 }
 

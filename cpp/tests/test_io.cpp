@@ -147,6 +147,7 @@ void test_alignment() {
       CHECK(address % static_cast<uintptr_t>(size_of(tensor.dtype)) == 0, "%s", name.c_str());
     }
     CHECK(*static_cast<const float*>(file->tensors.at("W").data) == 1.0f, "W moved");
+    CHECK(*static_cast<const float*>(file->tensors.at("R").data) == 0.5f, "R is no half");
   }
 }
 
@@ -178,6 +179,14 @@ void test_descriptions() {
       {"[\"Tanh\"]", "[\"Exp\"]", "activation 'Exp'"},
       {"\"clip\":{\"f\":1.5}", "\"clip\":{\"f\":-1}", "clip"},
       {"\"clip\"", "\"Clip\"", "'Clip' is not known"},
+      {",\"nibbles\":{\"R\":[1,1,1]}", "", "without a shape of nibbles"},
+      {",\"scales\":{\"R\":\"scale\"}", "", "without a scale"},
+      {"{\"R\":[1,1,1]}", "{\"W\":[1,1,1]}", "not in the file"},
+      {"{\"R\":[1,1,1]}", "{\"R\":[1,1,2]}", "allowed: [1, 1, 1]"},
+      {"{\"R\":[1,1,1]}", "{\"R\":[1,1,3]}", "has no shape [2], as 3 nibbles have"},
+      {"{\"R\":[1,1,1]}", "{\"R\":[1,1,0]}", "has no shape [0]"},
+      {"{\"R\":[1,1,1]}", "{\"R\":[0,4611686018427387904,4]}", "beyond 64 bits"},
+      {"{\"R\":[1,1,1]}", "{\"R\":[1,1,-1]}", "integers >= 0"},
   };
   for (const auto& change : changes) {
     const std::string text = replaced(seed_description(), change[0], change[1]);
@@ -188,6 +197,10 @@ void test_descriptions() {
 
 // One tensor whose header lies.
 void test_tensors() {
+  Bytes spare = seed_data();
+  spare.back() = 0x11;
+  const std::string both = refusal(container(seed_header(seed_description()), spare));
+  CHECK(contains(both, "nibble too many"), "%s", both.c_str());
   const std::vector<std::vector<std::string>> entries = {
       {"\"F32\"", "[4294967296,4294967296]", "[0,0]", "beyond 64 bits"},
       {"\"F32\"", "[4611686018427387904,4,1]", "[0,4]", "beyond 64 bits"},

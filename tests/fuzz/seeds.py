@@ -12,7 +12,7 @@ from typing import Any
 import keras_hostile
 import numpy as np
 import torch
-from hostile_seed import recurrent_spec
+from hostile_seed import nibble_file, recurrent_spec
 from onnx import helper, numpy_helper
 from onnx_models import export
 from onnx_nodes import NodeCase
@@ -169,6 +169,7 @@ def write(folder: Path) -> None:
         "torch-whole": (saved({"epoch": 3, "state_dict": whole.state_dict()}), hints),
         "safetensors": (safetensors(rnn.state_dict()), HINTS),
         "model-state": (recurrent_spec().to_bytes(), {}),
+        "model-int4": (nibble_file(), {}),
         "keras-archive": (keras_hostile.archive(), {}),
         "keras-graph": (
             keras_hostile.archive(keras_hostile.members(model=keras_hostile.graph())),

@@ -32,7 +32,8 @@ int64_t time_alone(const RecurrentPlan& layer) {
 
 int64_t time_split(const RecurrentPlan& layer, int64_t threads) {
   if (layer.rare()) return time_alone(layer);
-  return layer.T * (step_time(layer, threads) + stages(layer) * kStageCost) +
+  const int64_t moved = exchange(layer.N * layer.K * static_cast<int64_t>(sizeof(float)), threads);
+  return layer.T * (step_time(layer, threads) + stages(layer) * kStageCost + moved) +
          input_time(layer) / threads;
 }
 

@@ -21,6 +21,10 @@ constexpr int64_t kRunCost = 800;       // of starting and ending a run with a t
 constexpr int64_t kSharedRun = 3'000;   // the shortest run that is shared
 constexpr int64_t kWokenRun = 100'000;  // the shortest run that wakes threads
 
+// What a member of a team waits in each step for the part of `bytes` of states that others made:
+// about a byte a nanosecond from the cache of one core to that of another.
+inline int64_t exchange(int64_t bytes, int64_t threads) { return bytes * (threads - 1) / threads; }
+
 // About how long one core reads `bytes` of weights and makes `products` of them, `rate` a
 // nanosecond; `resident` bytes compete for its L2.
 inline int64_t estimate(int64_t bytes, int64_t products, int64_t rate, int64_t resident) {

@@ -39,7 +39,7 @@ class DescriptionReader {
     Description result;
     int64_t format = 0;
     object({"format", "graph", "state", "provenance", "tensors"},
-           {"compute_type", "parity", "scales"}, [&](const std::string& key) {
+           {"compute_type", "nibbles", "parity", "scales"}, [&](const std::string& key) {
              if (key == "format") {
                format = json_.integer();
                check_format(format);
@@ -56,6 +56,11 @@ class DescriptionReader {
              } else if (key == "scales") {
                json_.object([&](const std::string& name) {
                  result.scales.emplace_back(name, json_.string());
+               });
+             } else if (key == "nibbles") {
+               json_.object([&](const std::string& name) {
+                 const std::string what = "the shape of nibbles " + quoted(name);
+                 result.nibbles.emplace_back(name, parse_sizes(json_, kMaxRank, what));
                });
              } else {
                parity(result);

@@ -18,6 +18,7 @@ struct Description {
   std::vector<std::string> tensors;
   std::string compute_type;  // that the model is kept in; "" when the file does not say
   std::vector<std::pair<std::string, std::string>> scales;  // an int8 tensor and that of its scales
+  std::vector<std::pair<std::string, Dims>> nibbles;  // a tensor of two in a byte, and its shape
   std::string provenance = "{}";
   bool has_parity = false;
   std::string oracle;

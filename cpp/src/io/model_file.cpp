@@ -129,13 +129,23 @@ void ModelFile::expand(Safetensors& container, const Description& description) {
   std::map<std::string, Tensor> scales;
   for (const auto& [name, scale] : description.scales) {
     if (container.stored.count(name) == 0)
-      refuse("tensor " + quoted(name) + " has a scale; allowed: those of I8");
+      refuse("tensor " + quoted(name) + " has a scale; allowed: those of I8 and U8");
     scales[name] = take(container.tensors, scale);
+  }
+  std::set<std::string> shaped;
+  for (const auto& [name, shape] : description.nibbles) {
+    const auto found = container.stored.find(name);
+    if (found == container.stored.end()) refuse("nibbles " + quoted(name) + " are not in the file");
+    shape_nibbles(name, shape, found->second);
+    shaped.insert(name);
   }
   for (const std::string& name : description.tensors) {
     const auto found = container.stored.find(name);
     if (found == container.stored.end()) continue;
     const StoredTensor& stored = found->second;
+    if (stored.form == Form::kNibbles && shaped.count(name) == 0) {
+      refuse("tensor " + quoted(name) + " is U8 without a shape of nibbles");
+    }
     const auto bytes = static_cast<size_t>(checked_bytes(stored.dims, DType::kFloat32, "a tensor"));
     copies_.push_back(std::make_unique<uint64_t[]>(bytes / 8 + 1));
     auto* floats = reinterpret_cast<float*>(copies_.back().get());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -17,8 +18,7 @@ namespace {
 struct Entry {
   std::string name;
   DType dtype = DType::kFloat32;
-  bool stored = false;  // BF16 or I8, and then one of them
-  bool bfloat16 = false;
+  std::optional<Form> form;  // of weights in fewer bits, whatever dtype says
   Dims dims;
   uint64_t begin = 0;
   uint64_t end = 0;
@@ -33,22 +33,31 @@ DType parse_dtype(const std::string& text, const std::string& what) {
   if (text == "I64") return DType::kInt64;
   if (text == "I32") return DType::kInt32;
   if (text == "BOOL") return DType::kBool;
-  refuse(what + " has dtype " + quoted(text) + "; allowed: F32, I64, I32, BOOL, BF16, I8");
+  refuse(what + " has dtype " + quoted(text) + "; allowed: F32, I64, I32, BOOL, BF16, I8, U8");
 }
 
 void read_dtype(const std::string& text, const std::string& what, Entry& entry) {
-  entry.bfloat16 = text == "BF16";
-  entry.stored = entry.bfloat16 || text == "I8";
-  if (!entry.stored) entry.dtype = parse_dtype(text, what);
+  entry.form.reset();
+  if (text == "BF16") {
+    entry.form = Form::kBFloat16;
+  } else if (text == "I8") {
+    entry.form = Form::kInt8;
+  } else if (text == "U8") {
+    entry.form = Form::kNibbles;
+  } else {
+    entry.dtype = parse_dtype(text, what);
+  }
 }
 
 int64_t bytes_of(const Entry& entry, const std::string& what) {
-  if (!entry.stored) return checked_bytes(entry.dims, entry.dtype, what);
-  // An I8 element has as many bytes as a BOOL; twice as many must fit 63 bits too.
+  if (!entry.form) return checked_bytes(entry.dims, entry.dtype, what);
+  // An I8 or U8 element has as many bytes as a BOOL; twice as many must fit 63 bits too.
   const int64_t elements = checked_bytes(entry.dims, DType::kBool, what);
   checked_bytes(entry.dims, DType::kFloat32, what);
-  return entry.bfloat16 ? elements * 2 : elements;
+  return entry.form == Form::kBFloat16 ? elements * 2 : elements;
 }
+
+}  // namespace
 
 std::vector<int64_t> parse_sizes(JsonReader& json, size_t limit, const std::string& what) {
   std::vector<int64_t> sizes;
@@ -61,6 +70,8 @@ std::vector<int64_t> parse_sizes(JsonReader& json, size_t limit, const std::stri
   });
   return sizes;
 }
+
+namespace {
 
 Entry parse_entry(JsonReader& json, const std::string& name, uint64_t data_size) {
   const std::string what = "tensor " + quoted(name);
@@ -179,8 +190,8 @@ Safetensors parse_safetensors(std::span<const uint8_t> bytes) {
   check_order(entries, data.size());
   for (Entry& entry : entries) {
     const uint8_t* begin = data.data() + entry.begin;
-    if (entry.stored) {
-      result.stored[entry.name] = {entry.bfloat16, std::move(entry.dims), begin};
+    if (entry.form) {
+      result.stored[entry.name] = {*entry.form, std::move(entry.dims), begin};
       continue;
     }
     if (entry.dtype == DType::kBool &&

@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "gruengine/graph.h"
 
@@ -14,9 +15,13 @@ namespace gruengine {
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr size_t kMaxRank = 32;
 
-// A tensor of dtype BF16 or I8: weights that stand for floats (io/stored.h).
+class JsonReader;
+
+// How weights that stand for floats are kept (io/stored.h): BF16, I8, or U8 with two in a byte.
+enum class Form { kBFloat16, kInt8, kNibbles };
+
 struct StoredTensor {
-  bool bfloat16 = false;
+  Form form = Form::kInt8;
   Dims dims;
   const uint8_t* data = nullptr;
 };
@@ -28,13 +33,16 @@ struct Safetensors {
 };
 
 // Reads a whole file in memory; `bytes` must outlive the result.
-// Throws Error(kInvalidFile) unless every tensor is F32, I64, I32, BOOL, BF16 or I8, its bytes
-// agree with its shape, and the tensors follow each other without holes or overlap up to the last
-// byte.
+// Throws Error(kInvalidFile) unless every tensor is F32, I64, I32, BOOL, BF16, I8 or U8, its
+// bytes agree with its shape, and the tensors follow each other without holes or overlap up to the
+// last byte.
 Safetensors parse_safetensors(std::span<const uint8_t> bytes);
 
 // Elements of `dims` times the element size. Throws Error(kInvalidFile) beyond 63 bits, even when
 // another size is zero.
 int64_t checked_bytes(const Dims& dims, DType dtype, const std::string& what);
+
+// An array of up to `limit` sizes. Throws Error(kInvalidFile), which begins with `what`.
+std::vector<int64_t> parse_sizes(JsonReader& json, size_t limit, const std::string& what);
 
 }  // namespace gruengine

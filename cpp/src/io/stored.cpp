@@ -45,15 +45,35 @@ std::vector<ScaleAxis> scale_axes(const std::string& name, const Dims& dims, con
   return axes;
 }
 
+// Element i of a tensor of integers. Two in a byte: the first is the low half.
+int8_t integer_at(const StoredTensor& stored, int64_t i) {
+  if (stored.form == Form::kInt8) return static_cast<int8_t>(stored.data[i]);
+  const int half = stored.data[i / 2] >> (i % 2 * 4) & 0xF;
+  return static_cast<int8_t>((half ^ 8) - 8);
+}
+
 }  // namespace
+
+void shape_nibbles(const std::string& name, const Dims& shape, StoredTensor& stored) {
+  if (stored.form != Form::kNibbles) refuse(name, "has a shape of nibbles; allowed: those of U8");
+  const int64_t n = checked_bytes(shape, DType::kBool, "tensor " + quoted(name));
+  const int64_t bytes = n / 2 + n % 2;
+  if (stored.dims != Dims{bytes}) {
+    refuse(name, "has no shape [" + std::to_string(bytes) + "], as " + std::to_string(n) +
+                     " nibbles have");
+  }
+  if (n % 2 == 1 && stored.data[bytes - 1] >> 4 != 0) refuse(name, "has a nibble too many");
+  stored.dims = shape;
+}
 
 void expand_stored(const std::string& name, const StoredTensor& stored, const Tensor* scale,
                    float* to) {
   const int64_t n = checked_bytes(stored.dims, DType::kBool, "tensor " + quoted(name));
-  if (stored.bfloat16 != (scale == nullptr)) {
-    refuse(name, stored.bfloat16 ? "is BF16 with a scale" : "is I8 without a scale");
+  const bool bfloat16 = stored.form == Form::kBFloat16;
+  if (bfloat16 != (scale == nullptr)) {
+    refuse(name, bfloat16 ? "is BF16 with a scale" : "is of integers without a scale");
   }
-  if (stored.bfloat16) {
+  if (bfloat16) {
     for (int64_t i = 0; i < n; ++i) {
       uint16_t bits;
       std::memcpy(&bits, stored.data + i * 2, sizeof(bits));
@@ -66,10 +86,9 @@ void expand_stored(const std::string& name, const StoredTensor& stored, const Te
   std::vector<int64_t> at(stored.dims.size());
   int64_t place = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const auto q = static_cast<int8_t>(stored.data[i]);
     const float s = float_at(scales, place);
     if (!(s >= 0) || !std::isfinite(s * 128.0f)) refuse(name, "has a scale that is no size");
-    to[i] = static_cast<float>(q) * s;
+    to[i] = static_cast<float>(integer_at(stored, i)) * s;
     for (size_t axis = at.size(); axis-- > 0;) {
       const auto [each, stride] = axes[axis];
       const int64_t section = at[axis] / each;
