@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters.base import Reason
+from gruengine.converters.pickle_values import Mapping, Stub
 from gruengine.converters.torch_file import Checkpoint, TensorRef
 from gruengine.converters.torch_find import is_packed
-from gruengine.converters.unpickler import Mapping, Stub
 
 Array = np.ndarray[Any, Any]
 

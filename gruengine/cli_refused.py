@@ -36,7 +36,7 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 def _checkpoint(data: bytes) -> list[dict[str, Any]]:
     """Walk the tree of a checkpoint; names are joined with dots, shared parts are shown once."""
     from gruengine.converters.torch_file import Checkpoint, TensorRef
-    from gruengine.converters.unpickler import Items, Stub
+    from gruengine.converters.pickle_values import Items, Stub
 
     found: list[dict[str, Any]] = []
     seen: set[int] = set()
