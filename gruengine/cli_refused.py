@@ -35,8 +35,8 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _checkpoint(data: bytes) -> list[dict[str, Any]]:
     """Walk the tree of a checkpoint; names are joined with dots, shared parts are shown once."""
-    from gruengine.converters.torch_file import Checkpoint, TensorRef
     from gruengine.converters.pickle_values import Items, Stub
+    from gruengine.converters.torch_file import Checkpoint, TensorRef
 
     found: list[dict[str, Any]] = []
     seen: set[int] = set()

@@ -169,8 +169,8 @@ def pickle_with_old_tensors(module: nn.Module) -> bytes:
 
         def __reduce__(self) -> Any:
             t = self.tensor
-            return (torch._utils._rebuild_tensor,
-                    (t._typed_storage(), t.storage_offset(), tuple(t.size()), t.stride()))  # fmt: skip
+            args = (t._typed_storage(), t.storage_offset(), tuple(t.shape), t.stride())
+            return torch._utils._rebuild_tensor, args
 
     state = collections.OrderedDict((k, Old(v)) for k, v in module.state_dict().items())
     buffer = io.BytesIO()
