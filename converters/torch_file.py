@@ -97,9 +97,11 @@ class Checkpoint:
             self.kind = "legacy"
             self.root = self._open_legacy(memoryview(source))
         else:
+            pickled = source[:1] == b"\x80"
+            what = "a pickle of another program" if pickled else f"it begins with {source[:8]!r}"
             raise ModelFileError(
-                f"not a file of torch.save: it begins with {source[:8]!r}; allowed are zip "
-                "archives and legacy files of torch 0.1 to 1.5"
+                f"not a file of torch.save: {what}; allowed are zip archives and legacy files of "
+                "torch 0.1 to 1.5"
             )
 
     def array(self, ref: TensorRef) -> Array:

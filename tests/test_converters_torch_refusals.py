@@ -136,6 +136,8 @@ BAD_STATES: list[tuple[Mapping[str, Any], str]] = [
     (changed(epoch=3), "epoch: a int"),
     (changed(**{"fc.weight": torch.zeros(2, 3, 4)}), r"a weight of shape \[2, 3, 4\]"),
     (changed(**{"fc.bias": torch.zeros(2)}), "only bias"),
+    (changed(**{"c.weight": torch.zeros(2, 3, 4, 5)}), r"of a convolution.*torch\.onnx\.export"),
+    ({f"{gate}.weight": torch.zeros(H, I + H) for gate in "ifgo"}, "no recurrent module of torch"),
     (changed(**{"fc.weight": torch.zeros(2, 9), "fc.bias": torch.zeros(2)}), "takes 9 features"),
     (changed(**{"bn.running_mean": torch.zeros(2)}), "a norm with"),
 ]
