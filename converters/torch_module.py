@@ -42,7 +42,20 @@ def read_layers(
     Raises
     ------
     InvalidTypeError
-        ``module`` is no ``torch.nn.Module``.
+        ``module`` is no ``torch.nn.Module``, or one of TorchScript.
+    """
+    warnings: list[str] = []
+    layers = read_tree(_view(check_module(module), ""), options, reasons, warnings)
+    return layers, warnings
+
+
+def check_module(module: Any) -> Any:
+    """Return a module without the wrappers of torch around it.
+
+    Raises
+    ------
+    InvalidTypeError
+        It is no module, or one of TorchScript.
     """
     import torch
 
@@ -51,9 +64,12 @@ def read_layers(
             f"a {type(module).__name__}; allowed are modules of torch.nn (of a state_dict, pass "
             "the file that torch.save made)"
         )
-    warnings: list[str] = []
-    layers = read_tree(_view(unwrapped(module), ""), options, reasons, warnings)
-    return layers, warnings
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InvalidTypeError(
+            "a TorchScript module; allowed are modules in Python (of a TorchScript archive, "
+            "gruengine.load reads the weights; torch.onnx.export with dynamo=False exports all)"
+        )
+    return unwrapped(module)
 
 
 def _class_name(value: Any) -> str:

@@ -45,7 +45,10 @@ def read_script(
                     children.append((where, value))
             todo += children[::-1]
     if not arrays and not reasons:
-        why = "the weights as attributes: save the module before torch.jit.freeze"
+        why = (
+            "the weights as attributes: save the module before torch.jit.freeze, or export what "
+            "torch.jit.load gives with torch.onnx.export(..., dynamo=False)"
+        )
         reasons.append(Reason("", "a TorchScript archive without weights", why))
     return arrays, {"kinds": kinds}
 

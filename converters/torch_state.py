@@ -51,7 +51,8 @@ KINDS = ("embedding", "linear", "layernorm")
 OUTPUTS = ("sequence", "last", "last_step")
 NONLINEARITIES = ("tanh", "relu")
 _WAY_OUT = (
-    "give the live module and example_inputs to from_torch, or export it with torch.onnx.export"
+    "give the live module and example_inputs to from_torch, or export it with torch.onnx.export "
+    "(a TorchScript archive with dynamo=False)"
 )
 _TAILS = (*CELL_NAMES, "weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

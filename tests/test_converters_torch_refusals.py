@@ -78,7 +78,6 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: nn.GRU(I, H, device="meta"), "on meta"),
     (lambda: nn.GRU(I, H).to(torch.complex64), "complex64"),
     (lambda: nn.ModuleList([nn.GRU(I, H)]), "ModuleList"),
-    (lambda: torch.jit.script(nn.GRU(I, H)), "RecursiveScriptModule"),
 ]
 
 
@@ -101,6 +100,8 @@ def test_all_reasons_of_a_module_at_once() -> None:
 def test_something_that_is_no_module() -> None:
     with pytest.raises(InvalidTypeError, match="OrderedDict"):
         from_module(STATE)
+    with pytest.raises(InvalidTypeError, match="dynamo=False exports all"):
+        from_module(torch.jit.script(nn.GRU(I, H)))
 
 
 @pytest.mark.filterwarnings("ignore")
