@@ -97,6 +97,7 @@ def test_all_reasons_of_a_module_at_once() -> None:
     assert [reason.where for reason in caught.value.reasons] == ["0", "2.0", "2.1"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_something_that_is_no_module() -> None:
     with pytest.raises(InvalidTypeError, match="OrderedDict"):
         from_module(STATE)
