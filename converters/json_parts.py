@@ -140,6 +140,24 @@ class Chain(GraphParts):
             self.apply(where, "Add", self.tensor(where, "bias", bias))
         self.features = weight.shape[1]
 
+    def convolution(
+        self, where: str, weight: Array, bias: Array, dilation: int = 1, groups: int = 1
+    ) -> None:
+        """Add a convolution over the samples so far: weight [out, in / groups, kernel]."""
+        kernel = weight.shape[2]
+        attrs: dict[str, Attr] = {
+            "kernel_shape": [kernel],
+            "strides": [1],
+            "dilations": [dilation],
+            "group": groups,
+            "pads": [(kernel - 1) * dilation, 0],
+        }
+        self.apply(where, "Transpose", perm=[1, 2, 0])
+        names = [self.tensor(where, "weight", weight), self.tensor(where, "bias", bias)]
+        self.apply(where, "Conv", *names, **attrs)
+        self.apply(where, "Transpose", perm=[2, 0, 1])
+        self.features = weight.shape[0]
+
     def activation(self, where: str, name: str) -> None:
         """Add an activation of ``ACTIVATIONS``."""
         known = ACTIVATIONS[name]

@@ -37,7 +37,8 @@ def read_nam(document: Mapping[str, Any], name: str, options: Options) -> Chain:
     reasons = json_parts.check_options(options)
     architecture = document["architecture"]
     if architecture != "LSTM":
-        reasons.append(Reason("", f"architecture {shown(architecture)}", "LSTM"))
+        why = "of NAM the recurrent architecture is read, 'LSTM'"
+        reasons.append(Reason("", f"architecture {shown(architecture)}", why))
     json_parts.refuse(name, reasons)
     config = document.get("config")
     if not isinstance(config, dict):

@@ -40,6 +40,7 @@ from gruengine.converters.onnx_rewrite import rewrite
 from gruengine.converters.onnx_sequences import without_lists
 from gruengine.converters.onnx_tensor import type_name
 from gruengine.converters.onnx_walk import Scope, Walker
+from gruengine.converters.onnx_widen import HALF_TYPES, WAY_OUT, holds_halves, widened
 from gruengine.converters.state_pairs import find_pairs
 from gruengine.errors import ModelFileError
 from gruengine.spec import DTYPES, Graph, ModelSpec, Node, Port
@@ -54,7 +55,7 @@ Array = np.ndarray[Any, Any]
 OLDEST = 7
 
 #: Hint -> what it does, see ``read_onnx``.
-HINTS = ("allow_rounding", "dequantize", "linear_before_reset")
+HINTS = ("allow_rounding", "dequantize", "linear_before_reset", "widen")
 
 
 def read_onnx(
@@ -78,7 +79,8 @@ def read_onnx(
         ``bind`` fixes inputs, ``state`` names the pairs of a stream. Hints, all of them bool:
         ``allow_rounding`` accepts float64 values that float32 does not hold exactly;
         ``linear_before_reset`` is taken for every GRU, whatever the file says (for exports that
-        lost it); ``dequantize`` computes int8 products of dynamic quantisation in float32.
+        lost it); ``dequantize`` computes int8 products of dynamic quantisation in float32,
+        ``widen`` float16 and bfloat16.
 
     Raises
     ------
@@ -124,9 +126,14 @@ class Conversion:
         self.reasons: list[Reason] = []
         self.culprits: dict[int, list[Reason]] = {}
         self.report = ConversionReport(name, "onnx", source_bytes=size)
+        if options.hints.get("widen") is True and holds_halves(model):
+            self.model = widened(model)
+            self.report.warnings.append(
+                "half precision is computed in float32: the source differs by its own rounding"
+            )
         rounding = bool(options.hints.get("allow_rounding", False))
         self.builder = Builder(size, rounding, options.hints, self.report.warnings)
-        self.walker = Walker(model, self.builder, self.reasons)
+        self.walker = Walker(self.model, self.builder, self.reasons)
         self.walker.tell = options.tell
 
     def run(self) -> tuple[ModelSpec, ConversionReport]:
@@ -195,6 +202,7 @@ class Conversion:
             problem = "of unknown rank"
         if problem or value.shape is None:
             allowed = f"inputs are tensors of {', '.join(DTYPES)} and known rank"
+            allowed += WAY_OUT if problem in HALF_TYPES else ""
             self.reasons.append(Reason(value.name, f"input {problem}", allowed))
             return None
         sizes: list[int | str] = []

@@ -18,6 +18,7 @@ import numpy as np
 
 from gruengine.converters import shape_rules  # enters its rules
 from gruengine.converters.base import Reason
+from gruengine.converters.onnx_widen import HALF_TYPES, WAY_OUT
 from gruengine.converters.shapes import UNKNOWN, Info, infer, known, of_array
 from gruengine.errors import GruEngineError
 from gruengine.reference_graph import OPS, apply_node
@@ -256,6 +257,7 @@ class Builder:
         for info in expected:
             if info.dtype and info.dtype not in DTYPES:
                 why = "only float32, int64, int32 and bool are computed at run time"
+                why += WAY_OUT if info.dtype in HALF_TYPES else ""
                 return Reason(where, f"{node.op} in {info.dtype}", why)
         if node.op in _SAME_TYPES:
             types = {info.dtype for info in infos if info.dtype}

@@ -3,30 +3,21 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gruengine.converters.affine import Affine, Bias, Forms
-from gruengine.converters.cell_match import Cell, attributes, belongs, match
+from gruengine.converters.affine import Bias, Forms
+from gruengine.converters.cell_match import Cell, attributes, match
+from gruengine.converters.cell_roles import MOVES, Roles
 from gruengine.converters.gates import TABLE
 from gruengine.converters.onnx_fold import live_nodes
 from gruengine.converters.shapes import UNKNOWN, Info, infer, of_array
 from gruengine.spec import Attr, Node
 
 Array = np.ndarray[Any, Any]
-
-_MOVES = frozenset(
-    ["Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"]
-)
-
-
-# What exporters call recurrent weights, where only a name tells h from x.
-_RECURRENT_NAME = re.compile(r"(^|[^a-z])(hh|recurrent)([^a-z]|$)", re.IGNORECASE)
 
 
 def fuse(
@@ -80,7 +71,7 @@ def _pass(
     forms = Forms(nodes, tensors, infos)
     fuser = Fuser(forms, tensors, infos, fresh, warnings)
     if "rnn" in kinds:
-        fuser.find_simple(nodes, _moved_out(nodes, keep))
+        fuser.roles.find_simple(nodes, _moved_out(nodes, keep))
     replaced: dict[int, list[Node]] = {}
     gone: set[int] = set()
     words: list[str] = []
@@ -110,7 +101,7 @@ def _moved_out(nodes: Sequence[Node], outputs: set[str]) -> set[str]:
     """Return the values that come to a graph output by moves alone."""
     reached = set(outputs)
     for node in reversed(nodes):
-        if (node.op in _MOVES or node.op == "Concat") and reached.intersection(node.outputs):
+        if (node.op in MOVES or node.op == "Concat") and reached.intersection(node.outputs):
             reached.update(node.inputs)
     return reached
 
@@ -127,14 +118,8 @@ class Fuser:
         warnings: list[str],
     ) -> None:
         self.forms, self.tensors, self.infos, self.fresh = forms, tensors, infos, fresh
-        self.warnings = warnings
-        self.simple: set[str] = set()  # new h of what may be a simple RNN
-        self.recurrent: dict[str, Any] = {}  # their new h -> where the weights of h lie
-        self.taken: set[str] = set()  # inputs that more than one cell uses
-        self.places = {name: place for place, name in enumerate(infos)}
+        self.roles = Roles(forms, tensors, infos, warnings)
         self.packed: dict[Any, str] = {}
-        # new h -> new c (LSTM), or the recurrent weights as they were
-        self.states: dict[str, str] = {}
         # Many small cells on one big constant must not make much of it.
         self.bytes_left = (8 << 20) + 4 * sum(a.nbytes for a in tensors.values())
 
@@ -154,7 +139,7 @@ class Fuser:
             return None
         terms = next(iter(cell.gates.values())).terms
         own = [term.weight for term in terms if term.source == h]
-        self.states[cell.h_new] = cell.c_new or own[0]
+        self.roles.states[cell.h_new] = cell.c_new or own[0]
         return self._nodes(cell, xs, h, weights, width)
 
     # -- what is x and what is h ------------------------------------------------------------------
@@ -162,7 +147,7 @@ class Fuser:
     def _sources(self, cell: Cell, width: int) -> tuple[list[str], str] | None:
         first = next(iter(cell.gates.values()))
         names = list(dict.fromkeys(term.source for term in first.terms))
-        h = cell.state if cell.state is not None else self._old_h(cell, first, names, width)
+        h = cell.state if cell.state is not None else self.roles.old_h(cell, first, names, width)
         if h is None or h not in names or len(names) < 2:
             return None
         xs = [name for name in names if name != h]
@@ -173,88 +158,6 @@ class Fuser:
             if form.sources != expected or len(form.terms) != len(expected):
                 return None
         return xs, h
-
-    def _old_h(self, cell: Cell, form: Affine, names: list[str], width: int) -> str | None:
-        """Choose h where the equations don't tell it from x: any choice computes the same."""
-        sizes = {term.source: term.rows[1] - term.rows[0] for term in form.terms}
-        fits = [name for name in names if sizes[name] == width]
-        if cell.c_old:
-            same = [n for n in fits if self.states.get(self._origin(n)) == self._origin(cell.c_old)]
-            same = same or [n for n in fits if belongs(n, cell.c_old, self.forms)]
-            same = same or [n for n in fits if self._origin(n) == self._origin(cell.c_old)]
-            fits = same or fits
-        known = self.recurrent.get(cell.h_new)
-        told = [t.source for t in form.terms if (t.weight, t.rows) == known and t.source in fits]
-        if cell.kind == "rnn" and len(told) == 1:
-            return told[0]
-        if cell.kind == "rnn":
-            own = [n for n in fits if self._is_own_state(n, form)]
-            if not own and (cell.h_new not in self.simple or len(names) != 2):
-                return None
-            inputs = [(n, self._origin(n)) for n in fits]
-            fits = own or [n for n, o in inputs if self._is_input(o) and o not in self.taken]
-        fits = [n for n in fits if self._is_input(self._origin(n))] or fits
-        return fits[0] if len(fits) == 1 else self._best(cell, form, fits)
-
-    def _best(self, cell: Cell, form: Affine, fits: list[str]) -> str | None:
-        """Choose among values of the width of h: by the name of the weights, else the last input.
-
-        The numbers are the same; only the state pairs of a stream depend on it.
-        """
-        named = [
-            term.source
-            for term in form.terms
-            if term.source in fits and _RECURRENT_NAME.search(term.weight)
-        ]
-        if len(named) == 1 or not fits:
-            return named[0] if fits else None
-        chosen = max(fits, key=lambda name: self.places.get(self._origin(name), -1))
-        self.warnings.append(
-            f"{cell.node.name or cell.h_new}: x and h look alike; {self._origin(chosen)!r} is "
-            "taken for h: name the pairs with state= if that is wrong"
-        )
-        return chosen
-
-    def find_simple(self, nodes: Sequence[Node], moved_out: set[str]) -> None:
-        """Find what is more than a dense layer of two inputs, which looks like a simple RNN.
-
-        Its new h leaves the graph, or is the old h of the next step with the same weights; and no
-        other cell continues from the same state.
-        """
-        taken = [self._origin(n.inputs[5]) for n in nodes if n.op == "Recurrent" and n.inputs[5:]]
-        cells = {}
-        for node in nodes:
-            cell = match(node, self.forms)
-            if cell is not None and cell.kind == "rnn":
-                cells[cell.h_new] = cell.gates["h"]
-        carried = set(moved_out)
-        for h_new, form in reversed(cells.items()):
-            for term in form.terms:
-                origin, place = self._origin(term.source), (term.weight, term.rows)
-                before = cells.get(origin)
-                if before is not None and any((t.weight, t.rows) == place for t in before.terms):
-                    carried |= {h_new, origin}
-                    self.recurrent[h_new] = self.recurrent[origin] = place
-        self.simple = carried & set(cells)
-        for h_new in self.simple:
-            taken += [self._origin(term.source) for term in cells[h_new].terms]
-        self.taken = {name for name, times in Counter(taken).items() if times > 1}
-
-    def _is_own_state(self, name: str, form: Affine) -> bool:
-        key = self.states.get(self._origin(name))
-        return key is not None and any(t.source == name and t.weight == key for t in form.terms)
-
-    def _origin(self, name: str) -> str:
-        """Follow a value back through operators that only move elements."""
-        for _ in range(64):
-            maker = self.forms.makers.get(name)
-            if maker is None or maker.op not in _MOVES or name in self.states:
-                break
-            name = maker.inputs[0]
-        return name
-
-    def _is_input(self, name: str) -> bool:
-        return name not in self.forms.makers and name not in self.tensors
 
     def _same_rows(self, names: list[str], width: int, cell: Cell) -> bool:
         """Whether all have one row a sequence: a broadcast state is left alone."""

@@ -14,6 +14,7 @@ from gruengine.converters.base import Reason
 from gruengine.converters.onnx_fold import Builder
 from gruengine.converters.onnx_model import OnnxNode, Reference, Unsupported
 from gruengine.converters.onnx_tensor import Loader, Tensor, type_name
+from gruengine.converters.onnx_widen import WAY_OUT
 from gruengine.reference_shape import ONNX_DTYPES
 from gruengine.spec import Attr
 
@@ -294,7 +295,7 @@ def _cast_bfloat16(call: Call) -> list[str]:
 
     array = call.builder.array(call.inputs[0])
     if array is None:
-        raise Refused(("Cast to bfloat16", "only float32, int64, int32 and bool are run"))
+        raise Refused(("Cast to bfloat16", "only float32, int64, int32 and bool are run" + WAY_OUT))
     value = round_bfloat16(array.astype(np.float32))
     return [call.builder.constant(value, call.node.outputs[0], "bfloat16")]
 

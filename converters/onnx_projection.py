@@ -97,21 +97,17 @@ def _recurrent_places(found: list[_Projected], forms: Forms, fuser: _Fuser) -> d
     places: dict[str, Place] = {}
     by_state = {one.cell.c_new: one for one in found}
     for one in found:
-        before = by_state.get(fuser.origin(one.cell.c_old))
+        before = by_state.get(fuser.roles.origin(one.cell.c_old))
         if before is None or before.key() != one.key():
             continue
         for term in one.cell.gates["i"].terms:
-            if fuser.origin(term.source) == before.h_new:
+            if fuser.roles.origin(term.source) == before.h_new:
                 places[one.h_new] = places[before.h_new] = (term.weight, term.rows)
     return places
 
 
 class _Fuser(Fuser):
     """Makes the nodes of projected cells."""
-
-    def origin(self, name: str) -> str:
-        """Follow a value back through operators that only move elements."""
-        return self._origin(name)
 
     def projected(
         self, one: _Projected, place: Place | None, builder: Builder

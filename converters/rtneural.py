@@ -134,7 +134,8 @@ def _layer(chain: Chain, where: str, layer: Object, reasons: list[Reason]) -> No
     kind = layer.get("type")
     readers: dict[str, Callable[..., None]] = {
         "dense": _dense, "time-distributed-dense": _dense, "lstm": _recurrent,
-        "gru": _recurrent, "activation": _nothing, "prelu": _prelu, "batchnorm": _batch_norm,
+        "gru": _recurrent, "conv1d": _convolution, "activation": _nothing, "prelu": _prelu,
+        "batchnorm": _batch_norm,
     }  # fmt: skip
     if not isinstance(kind, str) or kind not in readers:
         reasons.append(Reason(where, f"type {shown(kind)}", f"one of {', '.join(readers)}"))
@@ -179,6 +180,25 @@ def _dense(chain: Chain, where: str, layer: Object, arrays: list[Array]) -> None
     expected = [(chain.features, columns), (columns,)][: max(1, len(arrays))]
     _shapes(where, arrays, *expected)
     chain.dense(where, arrays[0], arrays[1] if len(arrays) > 1 else None)
+
+
+def _convolution(chain: Chain, where: str, layer: Object, arrays: list[Array]) -> None:
+    """Read a convolution that sees the samples so far, its kernel [kernel, in / groups, out]."""
+    kernel, dilation = (
+        size(_last(layer.get(key, 1)), f"{key} of {where}") for key in ("kernel_size", "dilation")
+    )
+    groups = size(_last(layer.get("groups", 1)), f"groups of {where}")
+    outputs = arrays[0].shape[-1] if arrays and arrays[0].ndim == 3 else 0
+    if chain.features % groups or outputs % groups:
+        raise ModelFileError(f"{where} has {groups} groups of {chain.features} features")
+    _shapes(where, arrays, (kernel, chain.features // groups, outputs), (outputs,))
+    weight = np.ascontiguousarray(arrays[0].transpose(2, 1, 0))
+    chain.convolution(where, weight, arrays[1], dilation, groups)
+
+
+def _last(value: Any) -> Any:
+    """Return a size, of one that Keras writes as a list the last one."""
+    return value[-1] if isinstance(value, list) and value else value
 
 
 def _recurrent(chain: Chain, where: str, layer: Object, arrays: list[Array]) -> None:

@@ -2,9 +2,10 @@
 """Finds the graph inputs and outputs that a stream carries: (input, its next value).
 
 Every element of every input gets a number. The numbers are sent through the operators that only
-move elements; a recurrent node hands those of its initial state on to its final state. An output
-that holds exactly the numbers of an input, each in its place, is the next value of that input.
-So a wrong order of stacked states can't be mistaken for a right one. Works on any ``spec.Graph``.
+move elements, and through products with one factor a row, which let a state pass or set it to
+zero; a recurrent node hands those of its initial state on to its final state. An output that holds
+exactly the numbers of an input, each in its place, is the next value of that input. So a wrong
+order of stacked states can't be mistaken for a right one. Works on any ``spec.Graph``.
 """
 
 from __future__ import annotations
@@ -151,6 +152,8 @@ class _Trace:
                 self._step(node)
             elif node.op in MOVES:
                 self._move(node)
+            elif node.op == "Mul":
+                self._mask(node)
             elif node.op == "Shape":
                 shapes = [t.array.shape for t in self._candidates(node.inputs[0]) if not t.plain]
                 if len(set(shapes)) == 1 and not node.attrs:
@@ -189,6 +192,18 @@ class _Trace:
         for i, name in enumerate(node.outputs):
             if name and results:
                 self._set(name, [_Traced(result[i]) for result in results])
+
+    def _mask(self, node: Node) -> None:
+        """Follow a state through a product with one factor a row, which is no constant."""
+        shapes = [self.infos.get(name, UNKNOWN).shape for name in node.inputs]
+        for state, mask in ((0, 1), (1, 0)):
+            wide, narrow = shapes[state], shapes[mask]
+            if node.inputs[mask] in self.tensors or not wide or not narrow:
+                continue
+            if narrow[-1] == 1 != wide[-1] and len(narrow) <= len(wide):
+                kept = [t for t in self._candidates(node.inputs[state]) if not t.plain]
+                if kept and all(t.array.shape == wide for t in kept):
+                    self._set(node.outputs[0], kept)
 
     def _filled(
         self, node: Node, chosen: Sequence[_Traced | None]

@@ -12,6 +12,7 @@ import numpy as np
 
 from gruengine.converters import torch_file
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
+from gruengine.converters.pickle_values import Mapping, kind_of
 from gruengine.converters.safetensors_file import read_weights
 from gruengine.converters.torch_export import read_exported
 from gruengine.converters.torch_find import find_state, is_packed
@@ -27,7 +28,6 @@ from gruengine.converters.torch_module import (
 from gruengine.converters.torch_names import clean, is_ignored
 from gruengine.converters.torch_script import read_script
 from gruengine.converters.torch_state import read_state
-from gruengine.converters.unpickler import Mapping
 from gruengine.errors import GruEngineError, ModelFileError
 from gruengine.spec import ModelSpec
 
@@ -51,7 +51,7 @@ HINTS = (
 
 def looks_like_checkpoint(head: bytes) -> bool:
     """Tell from its first bytes whether a file may be one of torch.save or safetensors."""
-    if head.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
+    if head.startswith((torch_file.ZIP_MAGIC, *torch_file.LEGACY_MAGICS)):
         return True
     return len(head) > 8 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 32
 
@@ -246,7 +246,7 @@ def _arrays(
             reasons.append(
                 Reason(
                     str(key),
-                    f"a {type(value).__name__}",
+                    kind_of(value),
                     "a state dict holds tensors alone; the hint ignore=[...] leaves others out",
                 )
             )

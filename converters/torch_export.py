@@ -16,10 +16,11 @@ import numpy as np
 
 from gruengine.converters.base import ConversionError, ConversionReport, Options, Reason
 from gruengine.converters.torch_compare import Comparison
+from gruengine.converters.torch_module import check_module
 from gruengine.converters.torch_packed import NOTE
 from gruengine.converters.torch_program import Program, is_known
 from gruengine.converters.torch_trace import LEVELS, TraceError, free_sizes, trace
-from gruengine.errors import GruEngineError, InvalidTypeError
+from gruengine.errors import GruEngineError
 from gruengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
@@ -112,31 +113,6 @@ def read_exported(
     if arguments is not None:
         spec.provenance["arguments"] = arguments
     return spec, program.report
-
-
-def check_module(module: Any) -> Any:
-    """Return a module without the wrappers of torch around it.
-
-    Raises
-    ------
-    InvalidTypeError
-        It is no module, or one of TorchScript.
-    """
-    import torch
-
-    from gruengine.converters.torch_module import unwrapped
-
-    if not isinstance(module, torch.nn.Module):
-        raise InvalidTypeError(
-            f"a {type(module).__name__}; allowed are modules of torch.nn (of a state_dict, pass "
-            "the file that torch.save made)"
-        )
-    if isinstance(module, torch.jit.ScriptModule):
-        raise InvalidTypeError(
-            "a TorchScript module; allowed are modules in Python (of a TorchScript archive, "
-            "gruengine.load reads the weights)"
-        )
-    return unwrapped(module)
 
 
 def _examples(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

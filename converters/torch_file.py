@@ -13,15 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from gruengine.converters.unpickler import Global, Items, Mapping, Rebuild, Stub, Unpickler
+from gruengine.converters.pickle_known import DATA_CALLS, is_foreign
+from gruengine.converters.pickle_values import Global, Items, Mapping, Stub
+from gruengine.converters.unpickler import Rebuild, Unpickler
 from gruengine.converters.zip_reader import ZipArchive
 from gruengine.errors import ModelFileError
 
 Array = np.ndarray[Any, Any]
 
 ZIP_MAGIC = b"PK\x03\x04"
-#: How every legacy file begins: protocol 2 and the long 0x1950a86a20f9469cfc6c.
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+#: How a legacy file begins: the long 0x1950a86a20f9469cfc6c, framed from protocol 4 on.
+_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_MAGICS = tuple(
+    bytes([0x80, protocol]) + (b"\x95\r\0\0\0\0\0\0\0" if protocol > 3 else b"") + _MAGIC
+    for protocol in range(2, 6)
+)
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 1 << 26
 MAX_RANK = 16
@@ -87,13 +93,15 @@ class Checkpoint:
         if source.startswith(ZIP_MAGIC):
             self.kind = "zip"
             self.root = self._open_zip(source)
-        elif source.startswith(LEGACY_MAGIC):
+        elif source.startswith(LEGACY_MAGICS):
             self.kind = "legacy"
             self.root = self._open_legacy(memoryview(source))
         else:
+            pickled = source[:1] == b"\x80"
+            what = "a pickle of another program" if pickled else f"it begins with {source[:8]!r}"
             raise ModelFileError(
-                f"not a file of torch.save: it begins with {source[:8]!r}; allowed are zip "
-                "archives and legacy files of torch 0.1 to 1.5"
+                f"not a file of torch.save: {what}; allowed are zip archives and legacy files of "
+                "torch 0.1 to 1.5"
             )
 
     def array(self, ref: TensorRef) -> Array:
@@ -157,7 +165,7 @@ class Checkpoint:
                 raise ModelFileError(f"byteorder {order!r}; allowed are b'little' and b'big'")
             self._order = "<" if order == b"little" else ">"
         data = archive.read(pickles[0])
-        reader = Unpickler(_bounded(data), REBUILD, _persistent, OPAQUE)
+        reader = Unpickler(_bounded(data), REBUILD, _persistent, is_foreign)
         root = reader.load()
         if reader.position != len(data):
             raise ModelFileError(f"{len(data) - reader.position} bytes after the end of data.pkl")
@@ -167,7 +175,7 @@ class Checkpoint:
         values = []
         position = 0
         for persistent in (None, None, None, _persistent, None):
-            reader = Unpickler(_bounded(data[position:]), REBUILD, persistent, OPAQUE)
+            reader = Unpickler(_bounded(data[position:]), REBUILD, persistent, is_foreign)
             values.append(reader.load())
             position += reader.position
         _, protocol, system, root, keys = values
@@ -286,10 +294,30 @@ def _tensor(args: Items) -> TensorRef:
     return TensorRef(storage, offset, shape, kept)
 
 
+def _old_tensor(args: Items) -> TensorRef:
+    """Return a tensor as torch 0.1 to 0.3 wrote it: without requires_grad and hooks."""
+    return _tensor(Items([*args, False, None], fixed=True))
+
+
 def _parameter(args: Items) -> TensorRef | Quantised:
-    if len(args) != 3 or not isinstance(args[0], (TensorRef, Quantised)) or args[2]:
+    """Return the tensor of a parameter; what Python code has set on it besides is left out."""
+    known = len(args) in (3, 4) and isinstance(args[0], (TensorRef, Quantised))
+    if not known or args[2]:
         raise ModelFileError("a parameter needs its tensor, requires_grad and no hooks")
-    return args[0]
+    tensor: TensorRef | Quantised = args[0]
+    return tensor
+
+
+def _subclass(args: Items) -> Any:
+    """Return a tensor with attributes, or of a class that a project derives from ``Tensor``.
+
+    What such a class computes otherwise is not in the file: only classes of torch are read.
+    """
+    if len(args) != 4 or not isinstance(args[1], Global) or not isinstance(args[2], Items):
+        raise ModelFileError("a tensor with attributes needs its call, class, arguments and state")
+    call = REBUILD.get(args[0]) if isinstance(args[0], Global) else None
+    plain = args[1] in (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
+    return call(args[2]) if call is not None and plain else Stub(args[1], args)
 
 
 def _ordered_dict(args: Items) -> Mapping:
@@ -304,37 +332,6 @@ def _ordered_dict(args: Items) -> Mapping:
             raise ModelFileError(f"key {pair[0][:80]!r} occurs twice")
         result[pair[0]] = pair[1]
     return result
-
-
-#: Calls that are kept as a stub: plain data around the tensors, which nobody looks into.
-_OPAQUE = (
-    Global("__builtin__", "set"),
-    Global("builtins", "set"),
-    Global("torch", "device"),
-    Global("torch", "Size"),
-    Global("_codecs", "encode"),
-    Global("numpy", "dtype"),
-    Global("torch.nn.backends.thnn", "_get_thnn_function_backend"),
-    Global("numpy.core.multiarray", "scalar"),
-    Global("numpy._core.multiarray", "scalar"),
-    Global("numpy.core.multiarray", "_reconstruct"),
-    Global("numpy._core.multiarray", "_reconstruct"),
-    Global("collections", "defaultdict"),
-    Global("collections", "Counter"),
-    Global("types", "SimpleNamespace"),
-    Global("pathlib", "PosixPath"),
-    Global("pathlib", "PurePosixPath"),
-    Global("pathlib", "WindowsPath"),
-)
-#: Packages of trainers: whatever a file says about their objects stays a stub.
-OPAQUE = frozenset(
-    ["pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "argparse", "torchmetrics",
-     "fastai", "fastcore", "transformers", "datetime"]
-)  # fmt: skip
-
-
-def _opaque(cls: Global) -> Rebuild:
-    return lambda args: Stub(cls, args)
 
 
 #: How TorchScript writes typed lists: the list is the first argument, perhaps a type the second.
@@ -354,9 +351,12 @@ def _first(args: Items) -> Any:
 
 REBUILD: dict[Global, Rebuild] = {
     Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    Global("torch._utils", "_rebuild_tensor"): _old_tensor,
     Global("torch._utils", "_rebuild_parameter"): _parameter,
+    Global("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    Global("torch._tensor", "_rebuild_from_type_v2"): _subclass,
     Global("torch._utils", "_rebuild_qtensor"): lambda _: Quantised(),
     Global("collections", "OrderedDict"): _ordered_dict,
-    **{cls: _opaque(cls) for cls in _OPAQUE},
+    **DATA_CALLS,
     **{Global("torch.jit._pickle", name): _first for name in _SCRIPT},
 }

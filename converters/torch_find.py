@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from gruengine.converters import torch_file
 from gruengine.converters.base import Options, Reason
-from gruengine.converters.torch_module import is_module
-from gruengine.converters.unpickler import Global, Mapping, Stub
+from gruengine.converters.pickle_values import Global, Items, Mapping, Stub, kind_of
+from gruengine.converters.torch_module import is_module, unwrapped
 
 #: What trainers call the weights, before anything else that is a state dict too.
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 #: Second sets of weights: averages of those that were trained.
 _AVERAGE = re.compile(r"(^|[_.])(ema|swa|averaged|average|shadow|teacher)([_.]|$)", re.IGNORECASE)
 #: What holds tensors and is no model.
-_OTHER = re.compile(r"optim|sched|callback|loops|scaler|rng|metric|hparam|hyper", re.IGNORECASE)
+_OTHER = re.compile(
+    r"optim|sched|param_groups|callback|loops|scaler|rng|metric|hparam|hyper", re.IGNORECASE
+)
 MAX_DEPTH = 3
 
 
@@ -27,13 +30,12 @@ def find_state(root: Any, options: Options, reasons: list[Reason]) -> Any:
     usual names, the hint ``state_dict`` must choose.
     """
     if is_module(root):
-        return root
+        return unwrapped(root)
     if isinstance(root, Stub):
         reasons.append(Reason("", f"a pickled {root.cls}", "a state dict or a module of torch.nn"))
         return Mapping()
     found: dict[str, Any] = {}
-    if isinstance(root, Mapping):
-        _collect(root, "", found)
+    _collect(root, "", found)
     wanted = options.hints.get("state_dict")
     if wanted is not None:
         if isinstance(wanted, str) and wanted in found:
@@ -47,26 +49,33 @@ def find_state(root: Any, options: Options, reasons: list[Reason]) -> Any:
     likely = ((usual or list(found)) if not averages else list(found))[:20]
     if len(likely) == 1:
         return found[likely[0]]
-    what = f"state dicts {likely}" if likely else f"a {type(root).__name__} without a state dict"
+    what = f"state dicts {likely}" if likely else f"{kind_of(root)} without a state dict"
     reasons.append(
         Reason("", what, "one state dict; the hint state_dict='name' chooses among several")
     )
     return Mapping()
 
 
-def _collect(value: Mapping, path: str, found: dict[str, Any], depth: int = 1) -> None:
-    for key, inner in value.items():
+def _collect(value: Any, path: str, found: dict[str, Any], depth: int = 1) -> None:
+    for key, inner in _named(value):
         name = f"{path}.{key}" if path else str(key)
         if not isinstance(key, str) or _OTHER.search(key):
             continue
         if is_module(inner):
-            found[name] = inner
-        elif isinstance(inner, Mapping):
+            found[name] = unwrapped(inner)
+        elif isinstance(inner, (Mapping, Items)):
             before = len(found)
             if depth < MAX_DEPTH:
                 _collect(inner, name, found, depth + 1)
             if len(found) == before and is_state(inner):
                 found[name] = inner
+
+
+def _named(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the pairs of a dict; what stands in a list is called by its number."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return [(str(i), one) for i, one in enumerate(value)] if isinstance(value, Items) else ()
 
 
 def is_state(value: Any) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters.base import Options, Reason
+from gruengine.converters.pickle_values import Mapping, Stub, kind_of
 from gruengine.converters.torch_file import Checkpoint, Quantised, TensorRef
 from gruengine.converters.torch_layers import Layer
 from gruengine.converters.torch_tree import ModuleView, read_tree
-from gruengine.converters.unpickler import Mapping, Stub
 from gruengine.errors import InvalidTypeError
 
 Array = np.ndarray[Any, Any]
@@ -24,6 +24,14 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _WEIGHT_NORM = "torch.nn.utils.weight_norm.WeightNorm"
 _PARAMETRIZED = "torch.nn.utils.parametrize"
 _NEW_WEIGHT_NORM = "torch.nn.utils.parametrizations._WeightNorm"
+#: Class of a wrapper -> its name of the module inside.
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+}
+_QUANTISED = "quantised weights; save the float model before quantising it"
 
 
 def read_layers(
@@ -34,7 +42,20 @@ def read_layers(
     Raises
     ------
     InvalidTypeError
-        ``module`` is no ``torch.nn.Module``.
+        ``module`` is no ``torch.nn.Module``, or one of TorchScript.
+    """
+    warnings: list[str] = []
+    layers = read_tree(_view(check_module(module), ""), options, reasons, warnings)
+    return layers, warnings
+
+
+def check_module(module: Any) -> Any:
+    """Return a module without the wrappers of torch around it.
+
+    Raises
+    ------
+    InvalidTypeError
+        It is no module, or one of TorchScript.
     """
     import torch
 
@@ -43,9 +64,12 @@ def read_layers(
             f"a {type(module).__name__}; allowed are modules of torch.nn (of a state_dict, pass "
             "the file that torch.save made)"
         )
-    warnings: list[str] = []
-    layers = read_tree(_view(unwrapped(module), ""), options, reasons, warnings)
-    return layers, warnings
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InvalidTypeError(
+            "a TorchScript module; allowed are modules in Python (of a TorchScript archive, "
+            "gruengine.load reads the weights; torch.onnx.export with dynamo=False exports all)"
+        )
+    return unwrapped(module)
 
 
 def _class_name(value: Any) -> str:
@@ -53,17 +77,16 @@ def _class_name(value: Any) -> str:
 
 
 def unwrapped(module: Any) -> Any:
-    """Return the module inside torch.compile's and DataParallel's wrappers."""
-    wrappers = {
-        "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-        "torch.nn.parallel.data_parallel.DataParallel": "module",
-        "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-    }
+    """Return the module, live or pickled, inside what torch puts around one."""
     for _ in range(8):
-        inner = wrappers.get(_class_name(module))
-        if inner is None:
+        if isinstance(module, Stub):
+            modules = module.state["_modules"] if is_module(module) else Mapping()
+            inner = _WRAPPERS.get(str(module.cls))
+        else:
+            modules, inner = module._modules, _WRAPPERS.get(_class_name(module))
+        if inner is None or inner not in modules:
             return module
-        module = module._modules[inner]
+        module = modules[inner]
     return module
 
 
@@ -197,6 +220,8 @@ def read_own_class(
 
 def _pickled_view(stub: Any, path: str, checkpoint: Checkpoint) -> ModuleView:
     """Return the view of a stub; the reader of pickles has bounded how deep they are."""
+    if isinstance(stub, Stub) and ".quantized." in stub.cls.module:
+        return ModuleView(str(stub.cls), path, {}, {}, [], [_QUANTISED])
     if not is_module(stub):
         return ModuleView(f"pickle.{type(stub).__name__}", path, {}, {}, [], ["no module"])
     state = stub.state
@@ -217,10 +242,10 @@ def _pickled_view(stub: Any, path: str, checkpoint: Checkpoint) -> ModuleView:
         if isinstance(value, TensorRef):
             arrays[str(name)] = checkpoint.array(value)
         elif value is not None:
-            what = "quantised weights" if isinstance(value, Quantised) else type(value).__name__
+            what = _QUANTISED if isinstance(value, Quantised) else kind_of(value)
             problems.append(f"{name}: {what}")
     children = [
-        _pickled_view(child, f"{path}.{name}" if path else str(name), checkpoint)
+        _pickled_view(unwrapped(child), f"{path}.{name}" if path else str(name), checkpoint)
         for name, child in parts["_modules"].items()
         if child is not None
     ]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gruengine.converters.base import Reason
+from gruengine.converters.pickle_values import Mapping, Stub
 from gruengine.converters.torch_file import Checkpoint, TensorRef
 from gruengine.converters.torch_find import is_packed
-from gruengine.converters.unpickler import Mapping, Stub
 
 Array = np.ndarray[Any, Any]
 
@@ -45,7 +45,10 @@ def read_script(
                     children.append((where, value))
             todo += children[::-1]
     if not arrays and not reasons:
-        why = "the weights as attributes: save the module before torch.jit.freeze"
+        why = (
+            "the weights as attributes: save the module before torch.jit.freeze, or export what "
+            "torch.jit.load gives with torch.onnx.export(..., dynamo=False)"
+        )
         reasons.append(Reason("", "a TorchScript archive without weights", why))
     return arrays, {"kinds": kinds}
 

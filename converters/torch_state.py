@@ -50,6 +50,10 @@ ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]] | None] = {
 KINDS = ("embedding", "linear", "layernorm")
 OUTPUTS = ("sequence", "last", "last_step")
 NONLINEARITIES = ("tanh", "relu")
+_WAY_OUT = (
+    "give the live module and example_inputs to from_torch, or export it with torch.onnx.export "
+    "(a TorchScript archive with dynamo=False)"
+)
 _TAILS = (*CELL_NAMES, "weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -137,6 +141,10 @@ class _StateReader:
             return None
         shape = self.weights.arrays[tails["weight"]].shape
         bias = self.weights.arrays[tails["bias"]].shape if "bias" in tails else None
+        if len(shape) > 2:
+            what = f"a weight of shape {list(shape)}, of a convolution or another module"
+            self._ask(prefix, what, f"names alone tell of chains without them; {_WAY_OUT}")
+            return None
         if 0 in shape or (bias is not None and bias != shape[:1]) or len(shape) not in (1, 2):
             self._ask(
                 prefix,
@@ -260,7 +268,7 @@ class _StateReader:
 
     def _check_chain(self, chain: list[Layer]) -> None:
         size: int | None = None
-        before = ""
+        before, unchained = "", False
         for index, layer in enumerate(chain):
             takes, gives = sizes(layer)
             if isinstance(layer, Embedding) and index:
@@ -269,11 +277,15 @@ class _StateReader:
                 self._ask(
                     layer.where,
                     f"it takes {takes} features after {before or 'the module'} with {size}",
-                    "modules whose sizes follow each other (else use torch.onnx.export, or give "
-                    "the order with the hint order=[...])",
+                    "modules whose sizes follow each other; give their order with the hint "
+                    f"order=[...], or {_WAY_OUT}",
                 )
+                unchained = True
             size, before = gives if gives is not None else size, layer.where
         kinds = {type(layer) for layer in chain}
+        if unchained and not kinds & {Rnn, Cell}:
+            what = "no recurrent module of torch, which has weight_ih and weight_hh"
+            self._ask("", what, f"names do not tell a cell made of other modules; {_WAY_OUT}")
         if Cell in kinds and kinds & {Rnn, Embedding}:
             self._ask("", "cells among sequence modules", "cells alone, with Linear and norms")
 

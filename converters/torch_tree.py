@@ -88,12 +88,13 @@ class _TreeReader:
             return []
         reader = _READERS.get(view.kind)
         if reader is None:
-            known = ", ".join(kind.rpartition(".")[2] for kind in (*_READERS, *_SKIPPED))
             self.refuse(
                 view,
                 f"module of class {view.kind}",
-                f"known are Sequential, {known}; pass example_inputs to trace other modules, "
-                "or convert the state_dict with hints",
+                "known are Sequential and the recurrent modules, cells, Embedding, Linear, norms, "
+                "convolutions, pools and activations of torch.nn; give the live module and "
+                "example_inputs to from_torch, export it to ONNX, or convert its state_dict with "
+                "hints",
             )
             return []
         weights = Weights(

@@ -2,17 +2,18 @@
 """A pickle reader that only reads: it imports nothing and calls nothing that the file names.
 
 The result is a tree of plain values, ``Items``, ``Mapping``, ``Global`` (a name) and ``Stub`` (an
-object that was not made). Only the opcodes that pickle protocol 2 needs for such trees are known;
-``REDUCE`` works from the caller's table alone. Depth, stack, memo and work are bounded.
+object that was not made). Only the opcodes that Python writes for such trees are known, in the
+protocols 2 to 5; ``REDUCE`` works from the caller's table alone. Depth, stack, memo and work are
+bounded.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from gruengine.converters.pickle_values import Global, Items, Mapping, Stub
 from gruengine.errors import ModelFileError
 
 MAX_OPCODES = 2_000_000
@@ -23,57 +24,11 @@ MAX_DEPTH = 100
 MAX_GLOBAL = 256
 
 
-@dataclass(frozen=True)
-class Global:
-    """The name of a class or function: nothing was imported."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-class Items(list[Any]):
-    """A pickled list, or a tuple if ``fixed``."""
-
-    __slots__ = ("depth", "fixed", "sealed")
-
-    def __init__(self, values: list[Any], *, fixed: bool) -> None:
-        super().__init__(values)
-        self.fixed = fixed
-        self.depth = 0
-        self.sealed = False
-
-
-class Mapping(dict[Any, Any]):
-    """A pickled dict or OrderedDict; its keys are str, numbers, None or ``Global``."""
-
-    __slots__ = ("depth", "sealed")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depth = 0
-        self.sealed = False
-
-
-class Stub:
-    """An object that was not made: its class by name, its arguments, its state."""
-
-    __slots__ = ("args", "cls", "depth", "sealed", "state")
-
-    def __init__(self, cls: Global, args: Items) -> None:
-        self.cls = cls
-        self.args = args
-        self.state: Any = None
-        self.depth = 0
-        self.sealed = False
-
-
 #: What a REDUCE of a known global gives: called with the arguments, never with code of the file.
 Rebuild = Callable[[Items], Any]
 _CONTAINERS = (Items, Mapping, Stub)
-_KEYS = (str, int, float, bool, type(None), Global)
+_KEYS = (str, bytes, int, float, bool, type(None), Global, Stub)
+_PROTOCOLS = range(2, 6)
 
 
 class _Mark:
@@ -94,8 +49,8 @@ class Unpickler:
         What REDUCE may do: pure functions of this package from the arguments to a value.
     persistent : callable or None
         What a persistent id stands for; None: the file may have none.
-    opaque : set of str
-        Packages of which every call gives a ``Stub``.
+    opaque : callable
+        Whether every call of something in a module, by its name, gives a ``Stub``.
 
     Attributes
     ----------
@@ -108,7 +63,7 @@ class Unpickler:
         data: memoryview,
         rebuild: dict[Global, Rebuild],
         persistent: Rebuild | None = None,
-        opaque: frozenset[str] = frozenset(),
+        opaque: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.position = 0
         self._data = data
@@ -128,10 +83,11 @@ class Unpickler:
         ModelFileError
             An opcode outside the list, a REDUCE outside the table, a broken or oversized pickle.
         """
-        if bytes(self._data[:2]) != b"\x80\x02":
+        head = bytes(self._data[:2])
+        if len(head) < 2 or head[0] != 0x80 or head[1] not in _PROTOCOLS:
             raise ModelFileError(
-                f"a pickle must begin with protocol 2, as torch.save writes it; "
-                f"this begins with {bytes(self._data[:2])!r}"
+                f"a pickle must begin with protocol 2 to 5, as torch.save writes it; "
+                f"this begins with {head!r}"
             )
         self.position = 2
         for _ in range(MAX_OPCODES):
@@ -144,7 +100,7 @@ class Unpickler:
             if action is None:
                 raise self._error(
                     f"opcode {bytes([code])!r} is not allowed; allowed are those of tensors, "
-                    "numbers, texts, lists and dicts in protocol 2"
+                    "numbers, texts, lists and dicts in the protocols 2 to 5"
                 )
             action(self)
         raise self._error(f"it has more than {MAX_OPCODES} opcodes")
@@ -163,6 +119,12 @@ class Unpickler:
     def _number(self, form: str) -> Any:
         return struct.unpack("<" + form, self._take(struct.calcsize("<" + form)))[0]
 
+    def _frame(self) -> None:
+        """Check the size of a frame; frames change nothing else."""
+        size = self._number("Q")
+        if size > len(self._data) - self.position:
+            raise self._error(f"a frame of {size} bytes, cut off")
+
     def _text(self, size: int) -> None:
         try:
             self._push(str(self._take(size), "utf-8"))
@@ -172,14 +134,18 @@ class Unpickler:
     def _line(self) -> str:
         window = bytes(self._data[self.position : self.position + MAX_GLOBAL])
         size = window.find(b"\n")
-        text = window[: max(size, 0)].decode("latin-1")
-        if not all(part.isidentifier() and part.isascii() for part in text.split(".")):
-            raise self._error(
-                f"the name {window[:40]!r}; a name has dotted identifiers, a line feed at its end "
-                f"and at most {MAX_GLOBAL} characters"
-            )
+        text = self._name(window[: max(size, 0)].decode("latin-1"))
         self.position += size + 1
         return text
+
+    def _name(self, text: Any) -> str:
+        parts = text.split(".") if isinstance(text, str) and len(text) <= MAX_GLOBAL else [""]
+        if not all(part.isidentifier() and part.isascii() for part in parts):
+            raise self._error(
+                f"the name {str(text)[:40]!r}; a name has dotted identifiers and at most "
+                f"{MAX_GLOBAL} characters, and ends where its line does"
+            )
+        return str(text)
 
     # -- stack ------------------------------------------------------------------------------------
 
@@ -266,22 +232,37 @@ class Unpickler:
         target = self._open(Mapping)
         if len(values) % 2:
             raise self._error("it sets a key without a value")
-        for key in values[::2]:
-            if not isinstance(key, _KEYS):
-                raise self._error(
-                    f"a key that is a {type(key).__name__}; allowed are texts and numbers"
-                )
+        keys = [self._key(key) for key in values[::2]]
+        for key in keys:
             if key in target:
                 raise self._error(f"key {str(key)[:80]!r} occurs twice")
             target[key] = None
-        self._adopt(target, values[1::2])
-        target.update(zip(values[::2], values[1::2], strict=True))
+        self._adopt(target, [*keys, *values[1::2]])
+        target.update(zip(keys, values[1::2], strict=True))
+
+    def _key(self, key: Any) -> Any:
+        if isinstance(key, Items) and key.fixed:
+            return self._new(Stub(Global("builtins", "tuple"), key), [key])
+        if not isinstance(key, _KEYS):
+            raise self._error(
+                f"a key that is a {type(key).__name__}; allowed are texts, numbers and tuples"
+            )
+        return key
+
+    def _set(self, kind: str, values: list[Any]) -> None:
+        """Push a set, into which nobody looks."""
+        args = self._new(Items([], fixed=True), [])
+        self._push(self._new(Stub(Global("builtins", kind), args), values))
 
     # -- names and objects ------------------------------------------------------------------------
 
     def _global(self) -> None:
         module = self._line()
         self._push(Global(module, self._line()))
+
+    def _global_of_texts(self) -> None:
+        name, module = self._pop(), self._pop()
+        self._push(Global(self._name(module), self._name(name)))
 
     def _arguments(self) -> tuple[Global, Items]:
         args, cls = self._pop(), self._pop()
@@ -295,14 +276,14 @@ class Unpickler:
     def _reduce(self) -> None:
         cls, args = self._arguments()
         rebuild = self._rebuild.get(cls)
-        if rebuild is None and cls.module.partition(".")[0] in self._opaque:
+        if rebuild is None and self._opaque(cls.module):
             self._push(self._new(Stub(cls, args), [args]))
             return
         if rebuild is None:
-            names = ", ".join(str(name) for name in self._rebuild)
             raise self._error(
-                f"it calls {cls}; nothing of a file is ever called, and known are {names}. "
-                "Save the state_dict alone"
+                f"it calls {cls}; nothing of a file is ever called, and of the standard library "
+                "and of frameworks what makes tensors and plain data is known alone. Save the "
+                "state_dict of plain tensors on the CPU"
             )
         value = rebuild(args)
         if isinstance(value, _CONTAINERS):
@@ -312,6 +293,11 @@ class Unpickler:
     def _new_object(self) -> None:
         cls, args = self._arguments()
         self._push(self._new(Stub(cls, args), [args]))
+
+    def _new_object_with_names(self) -> None:
+        names = self._pop()
+        cls, args = self._arguments()
+        self._push(self._new(Stub(cls, args), [args, names]))
 
     def _build(self) -> None:
         state = self._pop()
@@ -358,6 +344,12 @@ _ACTIONS: dict[int, Callable[[Unpickler], None]] = {
     ord("X"): lambda self: self._text(self._number("I")),
     ord("T"): lambda self: self._text(self._number("I")),
     ord("U"): lambda self: self._text(self._number("B")),
+    0x8C: lambda self: self._text(self._number("B")),
+    0x8D: lambda self: self._text(self._number("Q")),
+    ord("B"): lambda self: self._push(bytes(self._take(self._number("I")))),
+    ord("C"): lambda self: self._push(bytes(self._take(self._number("B")))),
+    0x8E: lambda self: self._push(bytes(self._take(self._number("Q")))),
+    0x96: lambda self: self._push(bytes(self._take(self._number("Q")))),
     ord(")"): lambda self: self._tuple([]),
     ord("t"): lambda self: self._tuple(self._pop_mark()),
     0x85: lambda self: self._tuple_of(1),
@@ -369,11 +361,18 @@ _ACTIONS: dict[int, Callable[[Unpickler], None]] = {
     ord("}"): lambda self: self._push(self._new(Mapping(), [])),
     ord("s"): lambda self: self._set_items([self._pop(), self._pop()][::-1]),
     ord("u"): lambda self: self._set_items(self._pop_mark()),
+    0x8F: lambda self: self._set("set", []),
+    0x90: lambda self: self._append(self._pop_mark()),
+    0x91: lambda self: self._set("frozenset", self._pop_mark()),
     ord("c"): lambda self: self._global(),
+    0x93: lambda self: self._global_of_texts(),
     ord("R"): lambda self: self._reduce(),
     0x81: lambda self: self._new_object(),
+    0x92: lambda self: self._new_object_with_names(),
     ord("b"): lambda self: self._build(),
     ord("Q"): lambda self: self._persistent_id(),
+    0x94: lambda self: self._remember(len(self._memo)),
+    0x95: lambda self: self._frame(),
     ord("q"): lambda self: self._remember(self._number("B")),
     ord("r"): lambda self: self._remember(self._number("I")),
     ord("h"): lambda self: self._recall(self._number("B")),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,57 @@ def contents(kind: str, data: bytes, path: str | None) -> dict[str, Any]:
     """
     if kind == "onnx":
         return _onnx(data, path)
-    if kind == "safetensors":
-        from gruengine.converters.safetensors_file import read_weights
+    if kind == "json":
+        return {"tensors": list(_json(data))}
+    if kind.startswith("torch"):
+        return {"tensors": _checkpoint(data)}
+    found = _ARRAYS[kind](data)
+    return {"tensors": [_tensor(name, str(v.dtype), v.shape) for name, v in found.items()]}
 
-        weights = read_weights(data)
-        return {"tensors": [_tensor(k, str(v.dtype), v.shape) for k, v in weights.items()]}
-    return {"tensors": _checkpoint(data)}
+
+def _of_safetensors(data: bytes) -> dict[str, Any]:
+    from gruengine.converters.safetensors_file import read_weights
+
+    return read_weights(data)
+
+
+def _of_keras(data: bytes) -> dict[str, Any]:
+    from gruengine.converters.keras import read_weights
+
+    return read_weights(data)
+
+
+def _of_npz(data: bytes) -> dict[str, Any]:
+    from gruengine.converters.npz import load_arrays
+
+    return load_arrays(data)
+
+
+_ARRAYS = {"safetensors": _of_safetensors, "keras": _of_keras, "npz": _of_npz}
+
+
+def _json(data: bytes) -> Iterator[dict[str, Any]]:
+    """Walk a JSON document; a list of numbers, or of such lists, is a tensor."""
+    from gruengine.converters.json_parts import parse
+
+    todo: list[tuple[str, Any]] = [("", parse(data, "the file"))]
+    while todo:
+        name, value = todo.pop()
+        shape = _shape_of(value)
+        if shape:
+            yield _tensor(name, "number", shape)
+        elif isinstance(value, (dict, list)):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            todo += [(f"{name}.{key}".strip("."), item) for key, item in reversed([*pairs])]
+
+
+def _shape_of(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of nested lists of numbers, None of anything else."""
+    if not isinstance(value, list):
+        return () if type(value) in (int, float) else None
+    shapes = {_shape_of(one) for one in value}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    return None if shape is None else (len(value), *shape)
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -35,8 +81,8 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _checkpoint(data: bytes) -> list[dict[str, Any]]:
     """Walk the tree of a checkpoint; names are joined with dots, shared parts are shown once."""
+    from gruengine.converters.pickle_values import Items, Stub
     from gruengine.converters.torch_file import Checkpoint, TensorRef
-    from gruengine.converters.unpickler import Items, Stub
 
     found: list[dict[str, Any]] = []
     seen: set[int] = set()

@@ -276,7 +276,7 @@ def _streamable(spec: PartedSpec) -> Streamable:
         reason = "the graph is one step; the stream carries its states"
         return Streamable("calls", reason, "", "", free[0] if free else "")
     reason = (
-        "ONNX Runtime runs it: no one has proved that it works frame by frame, and no output is "
-        "the next value of an input"
+        "ONNX Runtime runs it: no one has proved that it works frame by frame, and no output was "
+        "found to be the next value of an input"
     )
     return Streamable(None, reason, first.node if first else "", "", "")

@@ -62,6 +62,7 @@ def onnx_session(source: str | bytes, threads: int = 1) -> Any:
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,

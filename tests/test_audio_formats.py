@@ -130,6 +130,36 @@ def test_other_layers_of_rtneural():
     assert relative_error(model(x), y.numpy()) <= TORCH_MODULE
 
 
+def convolved(groups=2, dilation=3):
+    """Convolutions, a GRU and a dense layer, and their modules."""
+    modules = [nn.Conv1d(1, 4, 3, dilation=dilation), nn.Conv1d(4, 6, 2, groups=groups)]
+    layers = []
+    for module in modules:
+        w, b = (p.detach().numpy() for p in module.parameters())
+        layers.append({"type": "conv1d", "activation": "tanh", "shape": [None, None, len(b)],
+                       "kernel_size": list(module.kernel_size), "dilation": list(module.dilation),
+                       "groups": module.groups,
+                       "weights": [w.transpose(2, 1, 0).tolist(), b.tolist()]})  # fmt: skip
+    modules += [nn.GRU(6, 5, batch_first=True), nn.Linear(5, 1)]
+    layers += [keras_layer(modules[2], "gru"), dense_layer(modules[3])]
+    del layers[0]["groups"]  # older files have none
+    return {"in_shape": [None, None, 1], "layers": layers}, *modules
+
+
+def test_convolutions_of_rtneural():
+    document, first, second, gru, out = convolved()
+    x = samples()
+    with torch.no_grad():
+        y = torch.tensor(x).transpose(1, 2)
+        for conv in (first, second):
+            before = (conv.kernel_size[0] - 1) * conv.dilation[0]
+            y = torch.tanh(conv(nn.functional.pad(y, (before, 0))))
+        y = out(gru(y.transpose(1, 2))[0])
+    model = gr.load(as_bytes(document))
+    assert relative_error(model(x), y.numpy()) <= TORCH_MODULE
+    assert "spans frames along time" in model.streamable.reason
+
+
 # -- GuitarML -------------------------------------------------------------------------------------
 
 
@@ -205,7 +235,7 @@ def test_nam(hidden, layers, inputs, zero):
 @pytest.mark.parametrize("name", ["WaveNet", "ConvNet", "Linear", "CatLSTM", 3, None])
 def test_other_architectures_are_refused_by_name(name):
     document, _ = nam()
-    with pytest.raises(ConversionError, match=f"architecture {name!r}: LSTM"):
+    with pytest.raises(ConversionError, match=f"architecture {name!r}: of NAM"):
         gr.load(as_bytes({**document, "architecture": name}))
 
 
@@ -275,6 +305,11 @@ REFUSED = {
     "rtneural: layers": (changed(rtneural, "layers", value={}), "layers is"),
     "rtneural: no layers": (changed(rtneural, "layers", value=[]), "layers is"),
     "rtneural: a layer": (changed(rtneural, "layers", 0, value=7), "layer0 is 7"),
+    "rtneural: kernel": (changed(convolved, "layers", 0, "kernel_size", value=[4]), "have shapes"),
+    "rtneural: no kernel": (changed(convolved, "layers", 0, "kernel_size", value=[]), r"is \[\]"),
+    "rtneural: dilation": (changed(convolved, "layers", 0, "dilation", value=[0]), "dilation of"),
+    "rtneural: far": (changed(convolved, "layers", 0, "dilation", value=1 << 40), "dilation of"),
+    "rtneural: groups": (changed(convolved, "layers", 1, "groups", value=3), "3 groups of 4"),
     "rtneural: skip": (changed(rtneural, "in_skip", value=2), "in_skip is 2"),
     "rtneural: gain": (changed(rtneural, "out_gain", value="loud"), "out_gain is"),
     "guitarml: facts": (changed(guitarml, "model_data", value=[]), "must be objects"),
@@ -293,7 +328,7 @@ def test_hostile_files(name):
 
 
 REASONS = {
-    "a convolution": (changed(rtneural, "layers", 0, "type", value="conv1d"), "type 'conv1d'"),
+    "a convolution": (changed(rtneural, "layers", 0, "type", value="conv2d"), "type 'conv2d'"),
     "no type": (changed(rtneural, "layers", 0, "type", value=None), "type None"),
     "relu in an LSTM": (
         changed(rtneural, "layers", 0, "activation", value="relu"), "activation 'relu' of lstm"),

@@ -78,7 +78,6 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: nn.GRU(I, H, device="meta"), "on meta"),
     (lambda: nn.GRU(I, H).to(torch.complex64), "complex64"),
     (lambda: nn.ModuleList([nn.GRU(I, H)]), "ModuleList"),
-    (lambda: torch.jit.script(nn.GRU(I, H)), "RecursiveScriptModule"),
 ]
 
 
@@ -98,9 +97,12 @@ def test_all_reasons_of_a_module_at_once() -> None:
     assert [reason.where for reason in caught.value.reasons] == ["0", "2.0", "2.1"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_something_that_is_no_module() -> None:
     with pytest.raises(InvalidTypeError, match="OrderedDict"):
         from_module(STATE)
+    with pytest.raises(InvalidTypeError, match="dynamo=False exports all"):
+        from_module(torch.jit.script(nn.GRU(I, H)))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -136,6 +138,8 @@ BAD_STATES: list[tuple[Mapping[str, Any], str]] = [
     (changed(epoch=3), "epoch: a int"),
     (changed(**{"fc.weight": torch.zeros(2, 3, 4)}), r"a weight of shape \[2, 3, 4\]"),
     (changed(**{"fc.bias": torch.zeros(2)}), "only bias"),
+    (changed(**{"c.weight": torch.zeros(2, 3, 4, 5)}), r"of a convolution.*torch\.onnx\.export"),
+    ({f"{gate}.weight": torch.zeros(H, I + H) for gate in "ifgo"}, "no recurrent module of torch"),
     (changed(**{"fc.weight": torch.zeros(2, 9), "fc.bias": torch.zeros(2)}), "takes 9 features"),
     (changed(**{"bn.running_mean": torch.zeros(2)}), "a norm with"),
 ]

@@ -295,3 +295,46 @@ def test_two_candidates_for_h_are_named() -> None:
     assert spec.state == (("h", "h1"),)
     spec, _ = read(model, state={"x": "h1"})
     assert spec.state == (("x", "h1"),)
+
+
+class Multiplicative(torch.nn.Module):  # type: ignore[misc]
+    """An LSTM whose gates see x and a product of x and h: x is all that its equations name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wx, self.wm = torch.nn.Linear(H, 4 * H), torch.nn.Linear(H, 4 * H, bias=False)
+        self.mx, self.mh = torch.nn.Linear(H, H, bias=False), torch.nn.Linear(H, H, bias=False)
+
+    def forward(self, x: Any, h: Any, c: Any) -> Any:
+        m = self.mx(x) * self.mh(h)
+        i, f, o, u = (self.wx(x) + self.wm(m)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(u)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def test_a_state_behind_a_computed_value_is_warned_of() -> None:
+    x, h, c = (torch.randn(N, H) for _ in range(3))
+    names = {"input_names": ["x", "h", "c"], "output_names": ["hn", "cn"]}
+    model = export(Multiplicative(), (x, h, c), **names)
+    _, report = compare(model, {"x": x.numpy(), "h": h.numpy(), "c": c.numpy()})
+    assert any("'x' is taken for h: name the pairs with state=" in w for w in report.warnings)
+    spec, _ = read(model, state={"h": "hn", "c": "cn"})
+    assert spec.state == (("h", "hn"), ("c", "cn"))
+
+
+def test_an_input_made_of_another_input_is_not_warned_of() -> None:
+    """What a cell takes is often computed; its state is the input that its equations name."""
+
+    class Behind(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.cell = torch.nn.Linear(H, H), torch.nn.LSTMCell(H, H)
+
+        def forward(self, x: Any, h: Any, c: Any) -> Any:
+            return self.cell(torch.tanh(self.dense(x)), (h, c))
+
+    args = tuple(torch.randn(N, H) for _ in range(3))
+    names = {"input_names": ["x", "h", "c"], "output_names": ["hn", "cn"]}
+    spec, report = read(export(Behind(), args, **names))
+    assert report.warnings == []
+    assert spec.state == (("h", "hn"), ("c", "cn"))

@@ -166,6 +166,28 @@ def test_computed_states_are_not_taken() -> None:
     assert net.pairs(h1=(net.add("Tanh", h), S)) == ()
 
 
+def test_a_state_is_followed_through_a_mask_of_rows() -> None:
+    """Agents set the states of rows to zero whose episode has ended."""
+    masks: list[tuple[int | str, ...]] = [("N", 1), (1, "N", 1)]
+    for shape in masks:
+        for order in (1, -1):
+            net = Net({"x": X, "h": S, "m": shape})
+            _, h, _ = net.cell(net.add("Mul", *("h", "m")[::order]))
+            assert net.pairs(h1=(h, S)) == (("h", "h1"),)
+    net = Net({"x": X, "h": S, "m": ("N", 1)})
+    _, h, _ = net.cell(net.add("Mul", "h", net.add("Sub", net.const(np.ones(1, "f4")), "m")))
+    assert net.pairs(h1=(h, S)) == (("h", "h1"),)
+
+
+def test_products_that_are_no_masks_are_not_followed() -> None:
+    net = Net({"x": X, "h": S, "z": S})
+    _, h, _ = net.cell(net.add("Mul", "h", "z"))
+    assert net.pairs(h1=(h, S)) == ()
+    net = Net({"x": X, "h": S})
+    _, h, _ = net.cell(net.add("Mul", "h", net.const(np.full((1, 1), 0.5, "f4"))))
+    assert net.pairs(h1=(h, S)) == ()
+
+
 def test_an_input_that_only_passes_is_no_state() -> None:
     net = Net({"x": X, "h": S, "z": S})
     _, h, _ = net.cell("h")

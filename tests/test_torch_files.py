@@ -21,9 +21,9 @@ from torch_hostile import checkpoint, legacy, members, number, state, storage, t
 from torch_models import saved
 
 from gruengine.converters.base import Options
+from gruengine.converters.pickle_values import Mapping
 from gruengine.converters.torch import read_checkpoint
 from gruengine.converters.torch_file import Checkpoint, TensorRef
-from gruengine.converters.unpickler import Mapping
 from gruengine.errors import GruEngineError, ModelFileError
 from gruengine.spec import ModelSpec
 

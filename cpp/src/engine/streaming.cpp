@@ -144,8 +144,8 @@ Streaming analyse_streaming(const Engine& engine) {
   streaming.node = best.node;
   streaming.reason =
       candidates.empty()
-          ? "every size is fixed and no output is the next value of an input: the model has no "
-            "time axis and no state to carry"
+          ? "every size is fixed and no output was found to be the next value of an input: the "
+            "model has no time axis and no state to carry, unless state= names one"
           : best.reason;
   return streaming;
 }
