@@ -133,8 +133,7 @@ def _latency(
         floor = [bound[size] for size in sorted(bound)]
         axis.fill_between(sorted(bound), floor, min(floor) / 3, color="#f0f0f0", zorder=0)
         axis.set_ylim(bottom=min(floor) / 1.6)
-        label = f"bound, float32 ({REFERENCE.name})"
-        _line(axis, bound, label, color="#999999", linestyle="--")
+        _line(axis, bound, "bound, float32", color="#999999", linestyle="--")
     for name, line in ours.items():
         width = 2.6 if name == "float32" else 1.8
         _line(axis, line, f"gruengine, {name}", color=OURS.get(name), marker="o", linewidth=width)
