@@ -67,6 +67,10 @@ def reason(case: Case, of_bound: float, machine: Machine = REFERENCE) -> str:
         found.append("products of tiles from L2 take 24 cycles, 16 at the peak")
     if case.N > 1 and held in ("L3", "DRAM"):
         found.append("weights and input products come from L3, at 8 to 10 bytes a cycle")
+    elif held in ("L3", "DRAM"):
+        found.append("other cores share L3 and memory: 27 to 31 GB/s of L3 are left to one")
+    elif case.T > 1 and case.N == 1 and held == "L1":
+        found.append("a step waits for the sums of the one before, too few to overlap")
     if tiled:
         found.append("cells wait for the port that products of tiles take")
     elif held == "L2":

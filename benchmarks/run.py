@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             if reason := case.missing():
                 notes.append(f"{case.name}: {reason}")
                 continue
-            rows += _rows(case, present, rounds, seconds, notes, machine)
+            with cores(case.threads):  # threads of an engine may run where their maker may
+                rows += _rows(case, present, rounds, seconds, notes, machine)
     settings = {"rounds": rounds, "seconds": seconds, "core": options.core}
     found = {
         **report.machine(present),
@@ -116,8 +117,7 @@ def _rows(
             notes.append(f"{case.name}: {error}")
             return rows
         check(case, name, first_outputs(ours), expected)
-        with cores(case.threads):
-            found = race(ours.call, theirs.call, rounds=rounds, seconds=seconds, cores=case.threads)
+        found = race(ours.call, theirs.call, rounds=rounds, seconds=seconds, cores=case.threads)
         of_bound = limit * ours.steps / found.ours
         rows.append(
             {

@@ -65,6 +65,8 @@ def test_cases_are_named_once_and_have_bounds(benchmarks):
         assert operations >= 2 * sum(part.weights for part in case.parts) * case.N
         assert read > 0
         assert set(case.targets) <= set(benchmarks.peers.NAMES)
+        assert benchmarks.bound.reason(case, 0.79)
+        assert not benchmarks.bound.reason(case, 0.8)
 
 
 def test_the_bound_of_a_step_is_that_of_its_weights(benchmarks):

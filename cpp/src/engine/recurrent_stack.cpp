@@ -37,6 +37,18 @@ int64_t time_split(const RecurrentPlan& layer, int64_t threads) {
          input_time(layer) / threads;
 }
 
+// What a lane of a wave reads anew for each piece: the weights of its inputs, which take longer
+// than their products where these are few, and the others if those of its thread do not stay in L2.
+int64_t reading_again(const RecurrentPlan& layer, int64_t piece, int64_t resident) {
+  const int64_t bytes = layer.weight_bytes();
+  const int64_t inputs =
+      layer.chunk_steps == 0 ? 0 : bytes * layer.I / std::max<int64_t>(1, layer.K);
+  const int64_t products = input_time(layer) * piece / layer.T;
+  const int64_t beside = std::max(resident, bytes + inputs);
+  return std::max<int64_t>(0, reading(inputs, kNotResident) - products) + reading(bytes, beside) -
+         reading(bytes, bytes);
+}
+
 bool pays(int64_t shared, int64_t alone) {
   return alone >= kSharedRun && shared + kRunCost < alone - alone / 8;
 }
@@ -122,8 +134,16 @@ RecurrentStack::Way RecurrentStack::choose_way() const {
   const int64_t used = std::min<int64_t>(threads_, lanes);
   const int64_t rounds = (lanes + used - 1) / used;
   int64_t side = wave ? alone / used : alone / lanes * rounds;
-  if (wave) side += side * (lanes - 1) / pieces;
-  side += pieces * kStageCost;
+  side += pieces * kPieceCost;
+  if (wave) {
+    side += side * (lanes - 1) / pieces;
+    int64_t bytes = 0, again = 0;
+    for (const auto& layer : layers_) bytes += layer->weight_bytes();
+    for (const auto& layer : layers_) {
+      again += reading_again(*layer, way.piece, bytes / used);
+    }
+    side += pieces * again / used;
+  }
   if (!pays(side, alone) || (way.threads > 1 && split <= side)) return way;
   way.threads = static_cast<int>(used);
   way.lanes = true;

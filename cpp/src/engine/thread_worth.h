@@ -17,6 +17,7 @@ constexpr int64_t kWokenProduct = 10'000'000;
 
 // Nanoseconds.
 constexpr int64_t kStageCost = 400;     // of one stage of a team
+constexpr int64_t kPieceCost = 2'500;   // of telling another lane of a piece, and its caches
 constexpr int64_t kRunCost = 800;       // of starting and ending a run with a thread that is awake
 constexpr int64_t kSharedRun = 3'000;   // the shortest run that is shared
 constexpr int64_t kWokenRun = 100'000;  // the shortest run that wakes threads
@@ -25,11 +26,15 @@ constexpr int64_t kWokenRun = 100'000;  // the shortest run that wakes threads
 // about a byte a nanosecond from the cache of one core to that of another.
 inline int64_t exchange(int64_t bytes, int64_t threads) { return bytes * (threads - 1) / threads; }
 
-// About how long one core reads `bytes` of weights and makes `products` of them, `rate` a
-// nanosecond; `resident` bytes compete for its L2.
+// About how long one core reads `bytes` of weights while `resident` bytes compete for its L2.
+inline int64_t reading(int64_t bytes, int64_t resident) {
+  return bytes / (resident <= 1'300'000 ? 100 : resident <= 2'200'000 ? 60 : 28);
+}
+constexpr int64_t kNotResident = INT64_MAX;
+
+// The same, or the time of the products made of them, `rate` a nanosecond.
 inline int64_t estimate(int64_t bytes, int64_t products, int64_t rate, int64_t resident) {
-  const int64_t per_ns = resident <= 1'300'000 ? 100 : resident <= 2'200'000 ? 60 : 28;
-  return std::max(bytes / per_ns, products / rate);
+  return std::max(reading(bytes, resident), products / rate);
 }
 
 }  // namespace gruengine
