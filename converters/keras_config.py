@@ -117,7 +117,8 @@ def _layer(entry: Any, reasons: list[Reason]) -> LayerDef:
     registered = entry.get("registered_name")
     own = module and not module.startswith(("keras", "tensorflow", "tf_keras"))
     if ">" in kind or own or (isinstance(registered, str) and ">" in registered):
-        reasons.append(Reason(name, f"class {kind}", "a custom class is code; only Keras' own are"))
+        why = "a custom class is code, and nothing of a file is run: export to ONNX"
+        reasons.append(Reason(name, f"class {kind}", why))
     return layer
 
 

@@ -46,7 +46,7 @@ READERS = {
 }
 
 _WHY = {
-    "Lambda": "a Lambda holds code, and nothing of a file is run",
+    "Lambda": "a Lambda holds code, and nothing of a file is run: export to ONNX",
     "TFOpLambda": "a function of TensorFlow that is not converted",
     "TensorFlowOpLayer": "an operator of TensorFlow outside of a layer",
     "TextVectorization": "text is no tensor: give the model its indices",
@@ -66,7 +66,7 @@ def parse(layer: LayerDef, era: Era, reasons: list[Reason], where: str) -> Parse
     operator = not layer.module and (layer.kind not in READERS or "newshape" in layer.config)
     reader = keras_ops.known(layer.kind) if operator else READERS.get(layer.kind)
     if reader is None:
-        why = _WHY.get(layer.kind, "no layer that is converted; a custom layer is code")
+        why = _WHY.get(layer.kind, "no layer that is converted: export to ONNX")
         reasons.append(Reason(where, f"class {layer.kind:.100}", why))
         return Parsed(lambda b, inputs, arrays: list(inputs))
     config = Config(layer, era, reasons, where)

@@ -291,12 +291,13 @@ class Conversion:
         return tuple((str(a), str(b)) for a, b in self.options.state.items())
 
     def _report(self, spec: ModelSpec) -> None:
-        report = self.report
+        report, exported = self.report, _has_gru(self.model.graph)
         for node in walk(spec.graph.nodes):
             report.nodes_after += 1
             if node.op == "Recurrent":
                 report.recognised.append(in_words(node))
-                self._warn_of_broken_export(node)
+                if exported:
+                    self._warn_of_broken_export(node)
         report.folded, report.nodes_before = self.builder.folded, self.walker.nodes_before
         report.parameters = sum(int(t.size) for t in spec.tensors.values() if t.dtype.kind == "f")
         report.state = spec.state
@@ -314,3 +315,10 @@ class Conversion:
                 "linear_before_reset=1 and computes other numbers than the PyTorch model; this "
                 "file is converted as it is: give linear_before_reset=True if it is one of these"
             )
+
+
+def _has_gru(graph: OnnxGraph) -> bool:
+    """Tell whether a graph has the operator, beside cells that are written in others."""
+    inner = (value for node in graph.nodes for value in node.attrs.values())
+    branches = any(_has_gru(value) for value in inner if isinstance(value, OnnxGraph))
+    return branches or any(node.op == "GRU" for node in graph.nodes)

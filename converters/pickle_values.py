@@ -60,4 +60,6 @@ def kind_of(value: Any) -> str:
         return f"an object of class {value.cls}"
     if isinstance(value, Items):
         return "a tuple" if value.fixed else "a list"
-    return "a dict" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    names = {"Mapping": "a dict", "TensorRef": "a tensor", "NoneType": "None"}
+    name = type(value).__name__
+    return names.get(name, f"a {name}")

@@ -30,6 +30,7 @@ LEGACY_MAGICS = tuple(
 )
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 1 << 26
+_PROGRAM = " (it is a program of torch.export: write it with torch.onnx.export)"
 MAX_RANK = 16
 #: Tensors may share storages, but all together are at most this often as large as the file.
 MAX_SHARING = 8
@@ -156,6 +157,7 @@ class Checkpoint:
             raise ModelFileError(
                 f"a zip archive with the folders {sorted(roots)[:8]} and the pickles "
                 f"{pickles[:8]}; torch.save writes one folder with one data.pkl"
+                + (_PROGRAM if f"{self._prefix}/archive_format" in archive else "")
             )
         if f"{self._prefix}/constants.pkl" in archive:
             self.kind = "torchscript"
@@ -174,7 +176,16 @@ class Checkpoint:
     def _open_legacy(self, data: memoryview) -> Any:
         values = []
         position = 0
-        for persistent in (None, None, None, _persistent, None):
+        found: dict[str, StorageRef] = {}
+
+        def storage(args: Items) -> StorageRef | Global:
+            """Note every storage that is named, also inside objects that are not looked into."""
+            value = _persistent(args)
+            if isinstance(value, StorageRef) and found.setdefault(value.key, value) != value:
+                raise ModelFileError(f"storage {value.key!r} has two types or sizes")
+            return value
+
+        for persistent in (None, None, None, storage, None):
             reader = Unpickler(_bounded(data[position:]), REBUILD, persistent, is_foreign)
             values.append(reader.load())
             position += reader.position
@@ -186,7 +197,7 @@ class Checkpoint:
                 f"{little!r}; allowed are protocol {LEGACY_PROTOCOL} and true or false"
             )
         self._order = "<" if little else ">"
-        itemsizes = {ref.key: DTYPES.get(ref.kind) for ref in _storages_of(root)}
+        itemsizes = {key: DTYPES.get(ref.kind) for key, ref in found.items()}
         named = isinstance(keys, Items) and all(isinstance(key, str) for key in keys)
         if not named or set(keys) != set(itemsizes):
             raise ModelFileError(
@@ -212,27 +223,6 @@ class Checkpoint:
 
 def _bounded(data: memoryview) -> memoryview:
     return data[:MAX_PICKLE]
-
-
-def _storages_of(root: Any) -> list[StorageRef]:
-    """All storages that the tree names; the tree has no cycles and a bounded depth."""
-    found: dict[str, StorageRef] = {}
-    seen: set[int] = set()
-    todo = [root]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, TensorRef):
-            value = value.storage
-        if isinstance(value, StorageRef):
-            if found.setdefault(value.key, value) != value:
-                raise ModelFileError(f"storage {value.key!r} has two types or sizes")
-        elif isinstance(value, (Items, Mapping, Stub)) and id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, Stub):
-                todo += [value.args, value.state]
-            else:
-                todo += list(value.values()) if isinstance(value, Mapping) else value
-    return list(found.values())
 
 
 # -- what REDUCE and persistent ids give --------------------------------------------------------

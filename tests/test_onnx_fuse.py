@@ -338,3 +338,24 @@ def test_an_input_made_of_another_input_is_not_warned_of() -> None:
     spec, report = read(export(Behind(), args, **names))
     assert report.warnings == []
     assert spec.state == (("h", "hn"), ("c", "cn"))
+
+
+def test_a_gru_in_elementary_operators_is_no_broken_export() -> None:
+    """It has the reset before the product because its author wrote it so."""
+
+    class Written(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.z, self.r, self.n = (torch.nn.Linear(I + H, H) for _ in range(3))
+
+        def forward(self, x: Any, h: Any) -> Any:
+            both = torch.cat([x, h], 1)
+            z, r = torch.sigmoid(self.z(both)), torch.sigmoid(self.r(both))
+            return (1 - z) * h + z * torch.tanh(self.n(torch.cat([x, r * h], 1)))
+
+    x, h = torch.randn(N, I), torch.randn(N, H)
+    model = export(Written(), (x, h), input_names=["x", "h"])
+    model.producer_version = "2.10.0"
+    spec, report = compare(model, {"x": x.numpy(), "h": h.numpy()})
+    assert recurrent_of(spec).attrs["reset"] == "before"
+    assert report.warnings == []

@@ -115,6 +115,22 @@ def test_objects_beside_the_weights(gru: nn.GRU) -> None:
     check(from_state(checkpoint, batch_first=True)[0], gru)
 
 
+def test_storages_inside_objects_of_legacy_files(gru: nn.GRU) -> None:
+    """An optimizer holds its own tensors, in a dict of another class."""
+    optimizer = torch.optim.SGD(gru.parameters(), 0.1, momentum=0.9)
+    gru(sequence(True))[0].sum().backward()
+    optimizer.step()
+    checkpoint = {"model": gru.state_dict(), "optimizer": optimizer}
+    check(from_state(checkpoint, legacy=True, batch_first=True)[0], gru)
+
+
+def test_a_program_of_torch_export_is_named() -> None:
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(nn.Linear(I, H), (sequence(True),)), buffer)
+    with pytest.raises(ModelFileError, match=r"a program of torch\.export"):
+        from_bytes(buffer.getvalue())
+
+
 def test_an_object_among_the_weights_is_named(gru: nn.GRU) -> None:
     reasons = reasons_of({**gru.state_dict(), "scaler": Scaler(), "n": [1]}, batch_first=True)
     assert any(f"an object of class {__name__}.Scaler" in one for one in reasons)
