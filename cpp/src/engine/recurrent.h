@@ -22,6 +22,7 @@ struct CellPhase {
   const float* bias;      // [panels * gates * V]
   const float* bias_h;    // GruAfter
   const float* peephole;  // LSTM
+  StepArgs step;          // what all steps share; where inputs and states lie is still to be said
 };
 
 // The weights of an LSTM by rows (engine/lstm_row.h); f is empty unless gates feed gates.
@@ -99,6 +100,16 @@ struct RecurrentPlan {
     uint32_t sweeps;  // those before the first step
   };
 
+  // Says in every phase what its steps share, once the rest of the plan is made.
+  void share_steps();
+
+  // Whether a run is a step of the kernels for each direction, and no more: it needs no sequence.
+  bool is_plain_step() const {
+    return T == 1 && N > 0 && !has_lengths && !rare() && !projected && chunk_steps == 0 &&
+           directions[0].phases.size() == 1;
+  }
+  void run_plain_step(const Frame& frame) const;
+
   // Without lengths: what comes before and after the steps of all directions, and between.
   void start(const Frame& frame) const;
   Sequence sequence(const Frame& frame, int d) const;
@@ -147,10 +158,8 @@ struct RecurrentPlan {
   void project_inputs(const Sequence& s, int64_t first, int64_t steps, const Team& team,
                       int part) const;
   StepArgs step_args(const Sequence& s, const CellPhase& phase, const Moment& moment) const;
-  void step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args,
-                  const Team& team) const;
-  void step_sections(const Sequence& s, const CellPhase& phase, StepArgs& args,
-                     const Team& team) const;
+  void step_cells(const CellPhase& phase, StepArgs& args, char* rows) const;
+  void step_sections(const CellPhase& phase, StepArgs& args, char* rows) const;
   void project(const Sequence& s, int64_t rows, float* y, const Team& team, int part) const;
   char* member(const Sequence& s, const Team& team) const;
   void step(const Sequence& s, const Moment& moment, Team& team) const;

@@ -71,13 +71,11 @@ void RecurrentPlan::compute(const Sequence& s, const Moment& moment, const Rows&
 }
 
 void RecurrentPlan::compute_cells(const Sequence& s, const Moment& moment, const Rows& rows) const {
-  const Team alone;
   const int64_t first = rows.first;
   const float* z_at = s.z;
   for (const CellPhase& phase : s.direction->phases) {
     const int64_t columns = panels * phase.gates * kernels->width;
     StepArgs args = step_args(s, phase, moment);
-    args.panel_end = panels;
     args.rows = rows.count;
     args.x += first * I;
     args.h += first * args.ldh;
@@ -86,12 +84,8 @@ void RecurrentPlan::compute_cells(const Sequence& s, const Moment& moment, const
     if (args.h_out != s.reset && !projected) args.h_out = rows.h_out;
     args.h_out += first * H;
     if (args.gate != nullptr) args.gate += first * H;
-    args.z = phase.bias;
-    if (chunk_steps > 0) {
-      args.z = z_at + ((moment.now - moment.first) * N + first) * columns;
-      args.ldz = columns;
-    }
-    step_cells(s, phase, args, alone);
+    if (chunk_steps > 0) args.z = z_at + ((moment.now - moment.first) * N + first) * columns;
+    step_cells(phase, args, member(s, Team()));
     z_at += chunk_steps * N * columns;
   }
 }

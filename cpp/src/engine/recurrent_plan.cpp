@@ -50,6 +50,7 @@ class RecurrentBuilder {
     place_states();
     place_outputs();
     place_scratch();
+    p_->share_steps();
     b_.emit_recurrent(p_);
   }
 
@@ -181,7 +182,7 @@ class RecurrentBuilder {
     const float* w = w_ + d * all * H * I;
     const float* r = r_ + d * all * H * K;
     const int64_t G = shape.gates, first = shape.first_gate;
-    CellPhase phase{shape.kind, shape.gates, {}, {}, nullptr, nullptr, nullptr};
+    CellPhase phase{shape.kind, shape.gates, {}, {}, nullptr, nullptr, nullptr, {}};
     const auto at = [=](int64_t row, int64_t column) -> const float* {
       const int64_t unit = column / (G * width) * width + column % width;
       if (unit >= H) return nullptr;
@@ -346,7 +347,6 @@ class RecurrentBuilder {
     constexpr int64_t kFloat = sizeof(float);
     const int64_t T = p_->T, N = p_->N, units = p_->panels * p_->kernels->width * kFloat;
     const int64_t lanes = p_->lanes = b_.threads() > 1 && !p_->has_lengths ? p_->D : 1;
-    p_->chunk_steps = 0;
     if (T > 1 && !p_->skips) {
       const int64_t row = gates_ * units;
       const int64_t longer = p_->low != nullptr ? kLongLowChunkBytes : kLongChunkBytes;

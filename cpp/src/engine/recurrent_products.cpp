@@ -70,22 +70,15 @@ void RecurrentPlan::project_inputs(const Sequence& s, int64_t first, int64_t ste
   }
 }
 
-// The products of a step with x (when `fused`) and h, and the update of the cells. `now` is the
-// step whose inputs are read.
-void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepArgs& args,
-                               const Team& team) const {
+// The products of a step with x (when fused) and h, and the update of the cells. `rows` is the
+// memory of a member for rows below float32.
+void RecurrentPlan::step_cells(const CellPhase& phase, StepArgs& args, char* rows) const {
   if (args.panel_begin == args.panel_end) return;
   const int64_t vector = phase.gates * kernels->width;
   const auto kind = static_cast<int>(phase.kind);
-  if (low == nullptr) {
-    args.w = phase.w.data + (args.input > 0 ? 0 : I * vector);
-    args.panel_stride = phase.w.block_stride;
-    kernels->step[kind](args);
-    return;
-  }
-  if (low->section > 0) return step_sections(s, phase, args, team);
+  if (low == nullptr) return kernels->step[kind](args);
+  if (low->section > 0) return step_sections(phase, args, rows);
   LowStepArgs step{args, {}, {}, phase.low.data, phase.low.block_stride};
-  char* rows = member(s, team);
   if (args.input > 0) {
     step.x = rows_x.prepare(args.x, args.ldx, args.rows, rows);
   } else {
@@ -98,11 +91,9 @@ void RecurrentPlan::step_cells(const Sequence& s, const CellPhase& phase, StepAr
 
 // The same by matrix products into memory and cells without products: those of int4 have no kernels
 // of their own, since their weights take longer to come than all else.
-void RecurrentPlan::step_sections(const Sequence& s, const CellPhase& phase, StepArgs& args,
-                                  const Team& team) const {
+void RecurrentPlan::step_sections(const CellPhase& phase, StepArgs& args, char* rows) const {
   const int64_t width = kernels->width, vector = phase.gates * width, columns = panels * vector;
   const int64_t begin = args.panel_begin, end = args.panel_end;
-  char* rows = member(s, team);
   auto* z = reinterpret_cast<float*>(rows + rows_x.bytes() + rows_h.bytes() + rows_hidden.bytes());
   LowGemmArgs product = low_product(phase.low, begin, end, width);
   product.m = args.rows;

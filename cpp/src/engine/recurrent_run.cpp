@@ -20,6 +20,50 @@ void clear(float* to, int64_t n) { std::fill(to, to + n, 0.0f); }
 
 }  // namespace
 
+void RecurrentPlan::share_steps() {
+  const bool fused = chunk_steps == 0;
+  for (CellDirection& direction : directions) {
+    for (CellPhase& phase : direction.phases) {
+      const int64_t vector = phase.gates * kernels->width;
+      StepArgs& args = phase.step;
+      args.rows = N;
+      args.panel_end = panels;
+      args.hidden = H;
+      args.input = fused ? I : 0;
+      args.recurrent = K;
+      args.ldx = I;
+      args.ldh = K;
+      args.z = phase.bias;
+      args.ldz = fused ? 0 : panels * vector;
+      args.bias_h = phase.bias_h;
+      args.peephole = phase.peephole;
+      args.ldc = args.ldc_out = C;
+      args.ldh_out = H;
+      args.ldg = H;
+      args.params = &direction.params;
+      if (low != nullptr) continue;
+      args.w = phase.w.data + (fused ? 0 : I * vector);
+      args.panel_stride = phase.w.block_stride;
+    }
+  }
+}
+
+void RecurrentPlan::run_plain_step(const Frame& frame) const {
+  start(frame);
+  char* rows = low != nullptr ? frame.at<char>(prepared) : nullptr;
+  for (int64_t d = 0; d < D; ++d) {
+    const CellPhase& phase = directions[static_cast<size_t>(d)].phases[0];
+    StepArgs args = phase.step;
+    args.x = frame.at<float>(x);
+    args.h = frame.at<float>(h0) + d * N * K;
+    args.c = args.c_out = frame.at<float>(c) + d * N * C;
+    args.h_out = frame.at<float>(y) + d * N * K;
+    args.backwards = first_sweep() % 2 != 0;
+    step_cells(phase, args, rows);
+  }
+  finish(frame);
+}
+
 void RecurrentPlan::start(const Frame& frame) const {
   if (C > 0) copy(frame.at<float>(c), frame.at<float>(c0), D * N * C);
 }
@@ -221,25 +265,13 @@ void RecurrentPlan::run_steps(const Sequence& s, int64_t from, int64_t to, Team&
 
 StepArgs RecurrentPlan::step_args(const Sequence& s, const CellPhase& phase,
                                   const Moment& moment) const {
-  const bool fused = chunk_steps == 0;
-  StepArgs args{};
+  StepArgs args = phase.step;
   args.rows = moment.rows;
-  args.hidden = H;
-  args.input = fused ? I : 0;
-  args.recurrent = K;
   args.x = s.x + moment.now * N * I;
-  args.ldx = I;
   args.h = moment.h;
-  args.ldh = K;
-  args.bias_h = phase.bias_h;
-  args.peephole = phase.peephole;
   args.c = args.c_out = s.c;
-  args.ldc = args.ldc_out = C;
   args.h_out = projected ? s.hidden : s.y + moment.now * s.y_step;
-  args.ldh_out = H;
   args.gate = s.gate;
-  args.ldg = H;
-  args.params = &s.direction->params;
   if (phase.kind == StepKind::kGruBeforeGates) args.h_out = s.reset;
   if (phase.kind == StepKind::kGruBeforeUpdate) {
     args.h = s.reset;
@@ -265,9 +297,8 @@ void RecurrentPlan::step(const Sequence& s, const Moment& moment, Team& team) co
       StepArgs args = step_args(s, phase, moment);
       args.panel_begin = team.begin(panels, part);
       args.panel_end = team.end(panels, part);
-      args.z = chunk_steps == 0 ? phase.bias : z_at + (moment.now - moment.first) * N * columns;
-      args.ldz = chunk_steps == 0 ? 0 : columns;
-      step_cells(s, phase, args, team);
+      if (chunk_steps > 0) args.z = z_at + (moment.now - moment.first) * N * columns;
+      step_cells(phase, args, member(s, team));
     });
     z_at += chunk_steps * N * columns;
     fresh = 0;

@@ -86,9 +86,15 @@ bool RecurrentStack::takes(const RecurrentPlan& next) const {
 void RecurrentStack::add(std::shared_ptr<const RecurrentPlan> layer) {
   layers_.push_back(std::move(layer));
   way_ = choose_way();
+  plain_ = way_.threads == 1 && std::all_of(layers_.begin(), layers_.end(),
+                                            [](const auto& each) { return each->is_plain_step(); });
 }
 
 void RecurrentStack::run(const Frame& frame) const {
+  if (plain_) {
+    for (const auto& layer : layers_) layer->run_plain_step(frame);
+    return;
+  }
   if (layers_.size() == 1 && layers_[0]->run_lengths(frame)) return;
   Lanes all;
   for (const auto& layer : layers_) {

@@ -47,6 +47,7 @@ class RecurrentStack {
 
   int threads_;
   Way way_;
+  bool plain_ = false;  // one thread steps one layer after the other
   std::vector<std::shared_ptr<const RecurrentPlan>> layers_;
 };
 
