@@ -16,16 +16,15 @@ Workspace::Workspace(std::shared_ptr<const Plan> plan)
         slots_.push_back(slot.address);
         break;
       default:
-        external_.push_back(static_cast<Slot>(slots_.size()));
+        external_.push_back({slot.base, slot.index, static_cast<Slot>(slots_.size()), slot.offset});
         slots_.push_back(nullptr);
     }
   }
 }
 
 void Workspace::bind(SlotInfo::Base base, int index, char* data) {
-  for (const Slot slot : external_) {
-    const SlotInfo& info = plan_->slots[slot];
-    if (info.base == base && info.index == index) slots_[slot] = data + info.offset;
+  for (const External& slot : external_) {
+    if (slot.base == base && slot.index == index) slots_[slot.slot] = data + slot.offset;
   }
 }
 

@@ -90,11 +90,19 @@ class Workspace {
   const Plan& plan() const { return *plan_; }
 
  private:
+  // A slot that set_* moves.
+  struct External {
+    SlotInfo::Base base;
+    int index;
+    Slot slot;
+    int64_t offset;
+  };
+
   void bind(SlotInfo::Base base, int index, char* data);
   std::shared_ptr<const Plan> plan_;
   Buffer arena_;
   std::vector<char*> slots_;
-  std::vector<Slot> external_;  // slots that set_* moves
+  std::vector<External> external_;
 };
 
 }  // namespace gruengine
