@@ -369,8 +369,19 @@ def _finish(
     model = model_of(spec)
     checks = _check_sample(model, spec, report.source)
     report.parity_error = max((check.max_abs_error for check in checks), default=0.0)
+    report.warnings += _unchecked(spec)
     report.streaming = streaming_in_words(model)
     return model
+
+
+def _unchecked(spec: ModelSpec | PartedSpec) -> list[str]:
+    """Say of which outputs the sample proves nothing."""
+    outputs = spec.parity.outputs if spec.parity is not None else {}
+    return [
+        f"output {name!r} of the parity sample has no finite number, so its values were not checked"
+        for name, y in outputs.items()
+        if y.dtype.kind == "f" and y.size and not np.isfinite(y).any()
+    ]
 
 
 def _check_sample(model: Model, spec: ModelSpec | PartedSpec, source: str) -> list[Check]:

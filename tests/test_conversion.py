@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from onnx import helper, numpy_helper
 
 import gruengine as gr
 from gruengine import conversion
@@ -198,6 +199,17 @@ def test_a_model_that_the_engine_computes_otherwise_is_refused(tmp_path, monkeyp
     with pytest.raises(gr.ConversionError, match="output differs"):
         gr.Sequential([gr.GRU(1, return_sequences=True)], input_size=3).save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("shift", "warned"), [(-100.0, True), (100.0, False)])
+def test_a_sample_that_proves_nothing_is_warned_of(tmp_path, shift, warned):
+    x, y = (helper.make_tensor_value_info(name, 1, ["N", 3]) for name in "xy")
+    nodes = [helper.make_node("Add", ["x", "k"], ["s"]), helper.make_node("Log", ["s"], ["y"])]
+    shift = numpy_helper.from_array(np.float32(shift), "k")
+    graph = helper.make_graph(nodes, "log", [x], [y], [shift])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    report = gr.convert(model.SerializeToString(), tmp_path / "out")
+    assert any("'y' of the parity sample has no finite" in w for w in report.warnings) is warned
 
 
 def test_a_failed_conversion_leaves_the_old_file(tmp_path):
