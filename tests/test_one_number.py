@@ -67,6 +67,49 @@ def test_a_row_of_a_batch_is_the_row_alone(isa: str, seed: int) -> None:
     assert same(model(np.ascontiguousarray(x[some])), whole[some])
 
 
+def deep(kind: str, inputs: int, units: int, rng: np.random.Generator) -> gr.Sequential:
+    """Return a layer whose products are so long that tiles of many rows take them in parts."""
+    layers: dict[str, Any] = {
+        "lstm": gr.LSTM(units, peepholes=True, return_sequences=True),
+        "gru after": gr.GRU(units, return_sequences=True),
+        "gru before": gr.GRU(units, reset="before", return_sequences=True),
+        "rnn": gr.RNN(units, return_sequences=True),
+    }
+    net = gr.Sequential([layers[kind], gr.Dense(3)], inputs)
+    net.set_parameters(
+        {
+            name: rng.normal(scale=value.shape[-1] ** -0.5, size=value.shape)
+            for name, value in net.parameters().items()
+        }
+    )
+    return net
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "units"),
+    [
+        ("lstm", 5003, 21),
+        ("gru after", 6007, 21),
+        ("gru before", 6007, 5),
+        ("rnn", 5003, 70),
+        ("lstm", 3, 2101),
+    ],
+)
+def test_rows_of_long_products_are_the_rows_alone(
+    isa: str, kind: str, inputs: int, units: int
+) -> None:
+    rng = np.random.default_rng(5)
+    model = deep(kind, inputs, units, rng).model()
+    assert model.isa == isa
+    many = (2, 7, 13) if units > 2000 else (2, 3, 4, 6, 7, 13, 67)
+    x = rng.normal(size=(max(many), 3, inputs)).astype(np.float32)
+    alone = np.concatenate([by_steps(model.stream(1), x[i : i + 1]) for i in range(len(x))])
+    for rows in many:
+        part = np.ascontiguousarray(x[:rows])
+        assert same(model(part), alone[:rows]), rows
+        assert same(by_steps(model.stream(rows), part), alone[:rows]), rows
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_lengths_give_the_bits_of_the_rows_alone(isa: str, seed: int) -> None:
     rng = np.random.default_rng(2000 + seed)

@@ -108,11 +108,11 @@ struct TiledBfloat16Weights {
 
 template <int P, int R, class Tile>
 GRU_INLINE void run_few_rows(const Tile& tile, int64_t block, int64_t rows) {
-  constexpr Ahead kNone = {0, -1};
+  constexpr Part kAll = {};
   int64_t row = 0;
-  for (; row + R <= rows; row += R) tile.template run<P, R>(block, row, kNone);
+  for (; row + R <= rows; row += R) tile.template run<P, R>(block, row, kAll);
   if constexpr (R > 1) {
-    if (row < rows) tile.template run<P, 1>(block, row, kNone);
+    if (row < rows) tile.template run<P, 1>(block, row, kAll);
   }
 }
 

@@ -37,8 +37,10 @@
 #endif
 
 #if defined(__GNUC__)
+#define GRU_PREFETCH_L1(p) __builtin_prefetch(p, 0, 3)
 #define GRU_PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
+#define GRU_PREFETCH_L1(p) ((void)(p))
 #define GRU_PREFETCH_L2(p) ((void)(p))
 #endif
 

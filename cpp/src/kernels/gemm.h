@@ -39,8 +39,11 @@ template <int NV>
 struct GemmTile {
   const GemmArgs& args;
 
+  int64_t depth() const { return args.k; }
+  Panels weights() const { return {args.b, args.block_stride}; }
+
   template <int P, int R>
-  void run(int64_t block, int64_t row, Ahead ahead) const {
+  void run(int64_t block, int64_t row, const Part& part) const {
     constexpr int V = Vec::kWidth;
     constexpr int kVectors = P * NV;
     Vec sums[P][R][NV];
@@ -49,7 +52,9 @@ struct GemmTile {
     const int64_t left = args.n - column;
     const bool whole = left >= kVectors * V;
     Edge from = {kZeros, 0};
-    if (args.init != nullptr) {
+    if (comes_in_parts(P, R, NV, NV) && !part.first) {
+      from = {part.kept, kVectors * V};
+    } else if (args.init != nullptr) {
       from = {args.init + row * args.ldi + column, args.ldi};
       if (!whole) {
         read_edge(from, left, R, kVectors, edge);
@@ -63,19 +68,21 @@ struct GemmTile {
         sums[v / NV][r][v % NV] = load(from.data + r * from.ld + v * V);
       }
     }
-    const Rows a = {args.a + row * args.lda, args.lda};
-    const Panels b = {args.b + block * args.block_stride, args.block_stride};
-    const Coming coming = ahead.of({args.b, args.block_stride}, args.k);
-    add_products<P, R, NV>(sums, a, b, coming, args.k, [](int g) { return g; });
+    const Rows a = {args.a + row * args.lda + part.begin, args.lda};
+    const Panels b = {args.b + block * args.block_stride + part.begin * (NV * V),
+                      args.block_stride};
+    add_products<P, R, NV>(sums, a, b, part.coming, part.end - part.begin, [](int g) { return g; });
     float* c = args.c + row * args.ldc + column;
-    float* to = whole ? c : edge;
-    const int64_t ld = whole ? args.ldc : kVectors * V;
+    const bool last = !comes_in_parts(P, R, NV, NV) || part.last;
+    const bool ends = last && whole;
+    float* to = ends ? c : last ? edge : part.kept;
+    const int64_t ld = ends ? args.ldc : kVectors * V;
     GRU_UNROLL
     for (int r = 0; r < R; ++r) {
       GRU_UNROLL
       for (int v = 0; v < kVectors; ++v) store(to + r * ld + v * V, sums[v / NV][r][v % NV]);
     }
-    if (!whole) write_edge(edge, left, R, kVectors, c, args.ldc);
+    if (last && !whole) write_edge(edge, left, R, kVectors, c, args.ldc);
   }
 };
 

@@ -12,8 +12,12 @@ template <class Weights, int NV>
 struct LowGemmTile {
   const LowGemmArgs& args;
 
+  // Products of one chain that are not cut.
+  int64_t depth() const { return 0; }
+  Panels weights() const { return {nullptr, 0}; }
+
   template <int P, int R>
-  void run(int64_t block, int64_t row, Ahead) const {
+  void run(int64_t block, int64_t row, const Part&) const {
     static_assert(P * R * NV <= kMostLowSums);
     run_with(block, row, P, R, &Weights::template add<NV, P, R>);
   }

@@ -47,8 +47,12 @@ template <class Cell, class Weights>
 struct LowStepTile {
   const LowStepArgs& args;
 
+  // Products of one chain that are not cut.
+  int64_t depth() const { return 0; }
+  Panels weights() const { return {nullptr, 0}; }
+
   template <int P, int R>
-  void run(int64_t panel, int64_t row, Ahead) const {
+  void run(int64_t panel, int64_t row, const Part&) const {
     static_assert(P * R * Cell::kChains <= kMostLowSums);
     run_with(panel, row, P, R, &Weights::template add<Cell::kGates, P, R>);
   }

@@ -45,6 +45,11 @@ constexpr int blocks_of_tile(int rows, int nv, int sums) {
   return blocks;
 }
 
+// Whether a tile of this shape may be one of several, whose products come in parts.
+constexpr bool comes_in_parts(int blocks, int rows, int nv, int sums) {
+  return blocks <= blocks_of_tile(rows_of_tile(sums), nv, sums) && 2 * rows >= rows_of_tile(sums);
+}
+
 struct Rows {
   const float* data;
   int64_t stride;
@@ -62,19 +67,28 @@ struct Coming {
   Coming after(int64_t k) const { return {data + k * step, step}; }
 };
 
-// Which vector of each k of which block a tile should bring near; part < 0: none.
-struct Ahead {
-  int64_t block, part;
-  // `rows` is how many k a block has.
-  Coming of(Panels b, int64_t rows) const {
-    if (part < 0) return {b.data, 0};
-    return {b.data + block * b.stride + part * rows * Vec::kWidth, Vec::kWidth};
+// What a tile computes at once: its products with k in [begin, end).
+struct Part {
+  int64_t begin, end;
+  bool first, last;
+  float* kept;    // [P][R] rows of sums, for what comes after the products of this part
+  Coming coming;  // from the first k of the part on
+  // The k of it among those in [from, from + k).
+  int64_t first_of(int64_t from) const { return begin < from ? 0 : begin - from; }
+  int64_t count_of(int64_t from, int64_t k) const {
+    const int64_t to = end - from < k ? end - from : k;
+    const int64_t count = to - first_of(from);
+    return count < 0 ? 0 : count;
   }
 };
 
 // Tiles that compute longer than their weights take to come from L3, so that more can come
 // meanwhile.
 constexpr bool looks_ahead(int blocks, int rows) { return blocks == 1 && rows > 3; }
+
+// How far ahead tiles of several rows ask for their own weights: floats. A CPU's own look-ahead
+// ends with a page, and one stream of memory is all that many rows have.
+constexpr int64_t kStreamAhead = 512;
 
 // sums[p][r][chain(g)] += a[r][0..k) * b[p][0..k)[g] for g < NV.
 template <int P, int R, int NV, int CH, class Chain>
@@ -88,6 +102,10 @@ GRU_INLINE void add_products(Vec (&sums)[P][R][CH], Rows a, Panels b, Coming com
     const float* row = b.data + i * (NV * V);
     if constexpr (looks_ahead(P, R)) GRU_PREFETCH_L2(coming.data + i * coming.step);
     GRU_UNROLL
+    for (int v = 0; R > 1 && v < P * NV; ++v) {
+      GRU_PREFETCH_L1(row + v / NV * b.stride + v % NV * V + kStreamAhead);
+    }
+    GRU_UNROLL
     for (int p = 0; p < P; ++p) {
       GRU_UNROLL
       for (int g = 0; g < NV; ++g) {
@@ -99,37 +117,91 @@ GRU_INLINE void add_products(Vec (&sums)[P][R][CH], Rows a, Panels b, Coming com
   }
 }
 
-// Calls tile.run<P, R>(block, row) with the exact P, then R, that is left.
+// Calls tile.run<P, R>(block, row, part) with the exact P, then R, that is left.
 template <int P, int R, class Tile>
 GRU_INLINE void run_exact(const Tile& tile, int64_t block, int64_t row, int blocks, int rows,
-                          Ahead ahead) {
+                          const Part& part) {
   if (blocks < P) {
-    if constexpr (P > 1) run_exact<P - 1, R>(tile, block, row, blocks, rows, ahead);
+    if constexpr (P > 1) run_exact<P - 1, R>(tile, block, row, blocks, rows, part);
   } else if (rows < R) {
-    if constexpr (R > 1) run_exact<P, R - 1>(tile, block, row, blocks, rows, ahead);
+    if constexpr (R > 1) run_exact<P, R - 1>(tile, block, row, blocks, rows, part);
   } else {
-    tile.template run<P, R>(block, row, ahead);
+    tile.template run<P, R>(block, row, part);
   }
 }
 
-// All blocks in groups of P, and for each all rows in even tiles of at most R. Rows run inside, so
-// that every tile but the first reads the weights of a group from a near cache; meanwhile the tiles
-// bring the next group near, a vector of each k per tile.
-template <int P, int R, int NV, class Tile>
-GRU_INLINE void run_groups(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
-                           bool backwards) {
+// Weights of a group that stay in a near cache while several tiles read them, and the rows that
+// take turns with those of one part.
+constexpr int64_t kGroupBytes = 256 << 10;
+constexpr int64_t kPartBytes = 32 << 10;
+constexpr int64_t kMostRows = 64;
+
+// A tile without parts says that it has no k.
+struct Groups {
+  int64_t begin, end;  // blocks
+  bool backwards;
+  int64_t part;  // k of a part
+
+  template <int P>
+  int64_t count() const {
+    return (end - begin + P - 1) / P;
+  }
+  template <int P>
+  int64_t at(int64_t g) const {
+    return begin + (backwards ? count<P>() - 1 - g : g) * P;
+  }
+};
+
+// Some rows with all groups of P blocks, in even tiles of at most R rows. Rows run inside, so that
+// every tile but the first reads the weights of a part from a near cache; meanwhile the tiles bring
+// the next part near, a vector of each k per tile.
+template <int P, int R, int NV, int Sums, class Tile>
+GRU_INLINE void run_groups(const Tile& tile, const Groups& groups, int64_t row, int64_t rows) {
+  constexpr int V = Vec::kWidth;
+  constexpr int kTiles = R < rows_of_tile(Sums) ? 1 : (kMostRows + R - 1) / R;
+  alignas(64) float kept[kTiles * P * R * Sums * V];
   const int64_t tiles = (rows + R - 1) / R;
-  const int64_t groups = (end - begin + P - 1) / P;
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t block = begin + (backwards ? groups - 1 - g : g) * P;
-    const int blocks = static_cast<int>(end - block < P ? end - block : P);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t from = rows * t / tiles;
-      const int64_t to = rows * (t + 1) / tiles;
-      const bool more = tiles > 1 && t < NV && g + 1 < groups;
-      run_exact<P, R>(tile, block, from, blocks, static_cast<int>(to - from),
-                      {backwards ? block - P : block + P, more ? t : -1});
-    }
+  const Panels b = tile.weights();
+  const int64_t depth = tile.depth();
+  const bool cut = groups.part < depth;
+  for (int64_t g = 0; g < groups.count<P>(); ++g) {
+    const int64_t block = groups.at<P>(g);
+    const int blocks = static_cast<int>(groups.end - block < P ? groups.end - block : P);
+    Part part = {0, 0, true, false, kept, {b.data, 0}};
+    do {
+      part.end = cut && part.begin + groups.part < depth ? part.begin + groups.part : depth;
+      part.last = part.end == depth;
+      const bool more = !part.last || g + 1 < groups.count<P>();
+      const int64_t length = part.end - part.begin;
+      const float* next = part.last ? b.data + groups.at<P>(g + 1) * b.stride
+                                    : b.data + block * b.stride + part.end * (NV * V);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t from = rows * t / tiles;
+        const int64_t to = rows * (t + 1) / tiles;
+        const bool brings = more && tiles > 1 && t < NV;
+        part.kept = kept + (cut ? t * (P * R * Sums * V) : 0);
+        part.coming = brings ? Coming{next + t * length * V, V} : Coming{b.data, 0};
+        run_exact<P, R>(tile, block, row + from, blocks, static_cast<int>(to - from), part);
+      }
+      part.begin = part.end;
+      part.first = false;
+    } while (part.begin < depth);
+  }
+}
+
+// All rows: at once, or not too many where the products of a group are cut into parts.
+template <int P, int R, int NV, int Sums, class Tile>
+GRU_INLINE void run_rows(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
+                         bool backwards) {
+  constexpr int64_t kBytes = P * NV * Vec::kWidth * int64_t{sizeof(float)};  // of a k
+  const int64_t depth = tile.depth();
+  const bool cut = rows > R && depth * kBytes > kGroupBytes;
+  const int64_t parts = cut ? (depth * kBytes + kPartBytes - 1) / kPartBytes : 1;
+  const int64_t turns = cut ? (rows + kMostRows - 1) / kMostRows : 1;
+  const Groups groups = {begin, end, backwards, (depth + parts - 1) / parts};
+  for (int64_t i = 0; i < turns; ++i) {
+    const int64_t from = rows * i / turns;
+    run_groups<P, R, NV, Sums>(tile, groups, from, rows * (i + 1) / turns - from);
   }
 }
 
@@ -140,13 +212,13 @@ GRU_INLINE void run_tiles(const Tile& tile, int64_t begin, int64_t end, int64_t 
   constexpr int R = rows_of_tile(Sums);
   switch (rows) {
     case 1:
-      return run_groups<blocks_of_tile(1, NV, Sums), 1, NV>(tile, begin, end, 1, backwards);
+      return run_rows<blocks_of_tile(1, NV, Sums), 1, NV, Sums>(tile, begin, end, 1, backwards);
     case 2:
-      return run_groups<blocks_of_tile(2, NV, Sums), 2, NV>(tile, begin, end, 2, backwards);
+      return run_rows<blocks_of_tile(2, NV, Sums), 2, NV, Sums>(tile, begin, end, 2, backwards);
     case 3:
-      return run_groups<blocks_of_tile(3, NV, Sums), 3, NV>(tile, begin, end, 3, backwards);
+      return run_rows<blocks_of_tile(3, NV, Sums), 3, NV, Sums>(tile, begin, end, 3, backwards);
     default:
-      return run_groups<blocks_of_tile(R, NV, Sums), R, NV>(tile, begin, end, rows, backwards);
+      return run_rows<blocks_of_tile(R, NV, Sums), R, NV, Sums>(tile, begin, end, rows, backwards);
   }
 }
 

@@ -137,26 +137,51 @@ struct StepTile {
   const StepArgs& args;
   bool standard;
 
+  int64_t depth() const { return args.input + args.recurrent; }
+  Panels weights() const { return {args.w, args.panel_stride}; }
+
   template <int P, int R>
-  void run(int64_t panel, int64_t row, Ahead ahead) const {
+  void run(int64_t panel, int64_t row, const Part& part) const {
     constexpr int V = Vec::kWidth;
     constexpr int G = Cell::kGates;
     Vec sums[P][R][Cell::kChains];
-    start(sums, panel, row);
-    const float* w = args.w + panel * args.panel_stride;
-    const Coming coming = ahead.of({args.w, args.panel_stride}, args.input + args.recurrent);
-    add_products<P, R, G>(sums, {args.x + row * args.ldx, args.ldx}, {w, args.panel_stride}, coming,
-                          args.input, [](int g) { return g; });
-    add_products<P, R, G>(sums, {args.h + row * args.ldh, args.ldh},
-                          {w + args.input * (G * V), args.panel_stride}, coming.after(args.input),
-                          args.recurrent, [](int g) { return Cell::recurrent_chain(g); });
+    if (!comes_in_parts(P, R, G, Cell::kChains) || part.first) {
+      start(sums, panel, row);
+    } else {
+      each<P, R>([&](int p, int r, int g, int64_t at) { sums[p][r][g] = load(part.kept + at); });
+    }
+    const float* w = args.w + panel * args.panel_stride + part.begin * (G * V);
+    const int64_t i = part.first_of(0), inputs = part.count_of(0, args.input);
+    add_products<P, R, G>(sums, {args.x + row * args.ldx + i, args.ldx}, {w, args.panel_stride},
+                          part.coming, inputs, [](int g) { return g; });
+    const int64_t j = part.first_of(args.input);
+    add_products<P, R, G>(sums, {args.h + row * args.ldh + j, args.ldh},
+                          {w + inputs * (G * V), args.panel_stride}, part.coming.after(inputs),
+                          part.count_of(args.input, args.recurrent),
+                          [](int g) { return Cell::recurrent_chain(g); });
     if (R == 1 && standard) {
       GRU_UNROLL
       for (int p = 0; p < P; ++p) {
         update_units<Cell>(args, panel + p, row, sums[p][0], StandardFunctions{*args.params});
       }
-    } else {
-      finish_in_memory(sums, panel, row);
+      return;
+    }
+    each<P, R>([&](int p, int r, int g, int64_t at) { store(part.kept + at, sums[p][r][g]); });
+    if (part.last) finish(panel, row, P, R, part.kept);
+  }
+
+  // f(p, r, g, at) for each vector of a tile, and where it is kept.
+  template <int P, int R, class F>
+  static void each(F f) {
+    GRU_UNROLL
+    for (int p = 0; p < P; ++p) {
+      GRU_UNROLL
+      for (int r = 0; r < R; ++r) {
+        GRU_UNROLL
+        for (int g = 0; g < Cell::kChains; ++g) {
+          f(p, r, g, ((p * R + r) * Cell::kChains + g) * int64_t{Vec::kWidth});
+        }
+      }
     }
   }
 
@@ -176,25 +201,12 @@ struct StepTile {
     }
   }
 
-  // Several rows go through a buffer on the stack: one copy of the update instead of P * R.
-  template <int P, int R>
-  void finish_in_memory(const Vec (&sums)[P][R][Cell::kChains], int64_t panel, int64_t row) const {
-    constexpr int V = Vec::kWidth;
-    alignas(64) float pre[P * R * Cell::kChains * V];
-    GRU_UNROLL
-    for (int p = 0; p < P; ++p) {
-      GRU_UNROLL
-      for (int r = 0; r < R; ++r) {
-        GRU_UNROLL
-        for (int g = 0; g < Cell::kChains; ++g) {
-          store(pre + ((p * R + r) * Cell::kChains + g) * V, sums[p][r][g]);
-        }
-      }
-    }
+  // Several rows go through memory: one copy of the update instead of P * R.
+  void finish(int64_t panel, int64_t row, int panels, int rows, const float* pre) const {
     if (standard) {
-      update_tile<Cell, StandardFunctions>(args, panel, row, P, R, pre);
+      update_tile<Cell, StandardFunctions>(args, panel, row, panels, rows, pre);
     } else {
-      update_tile<Cell, AnyFunctions>(args, panel, row, P, R, pre);
+      update_tile<Cell, AnyFunctions>(args, panel, row, panels, rows, pre);
     }
   }
 };
