@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from gruengine import reference
+from gruengine import reference_product
 from gruengine.quantise import expand_int4, quantise_int4, quantise_weights, round_bfloat16
 from gruengine.reference_activations import Array
 
@@ -56,9 +56,9 @@ def product(a: Array, W: Array, compute_type: str) -> Array:
 @contextmanager
 def products(compute_type: str) -> Iterator[None]:
     """Make the reference cells compute their products in ``compute_type`` inside the block."""
-    plain = reference.product
-    reference.product = lambda a, W: product(a, W, compute_type)
+    plain = reference_product.product
+    reference_product.product = lambda a, W: product(a, W, compute_type)
     try:
         yield
     finally:
-        reference.product = plain
+        reference_product.product = plain

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gruengine import reference_product
 from gruengine.reference_activations import Array, sigmoid
 
 # One step of one direction: x, h, c to the new h and c.
@@ -99,14 +100,16 @@ def lstm_row_step(
     b_w, b_r = np.split(b, 2)
     H = len(b_w) // 4
     c, u = c[:, :H], c[:, H : 4 * H]
+    product = reference_product.product
     if variant.norm is None:
-        a = x @ W.T + h @ R.T + b_w + b_r
+        a = product(x, W) + product(h, R) + b_w + b_r
     else:
         gain_x, gain_h, gain_c, shift_c = np.split(variant.norm, [4 * H, 8 * H, 9 * H])
         epsilon = variant.epsilon
-        a = gain_x * normalise(x @ W.T, epsilon) + gain_h * normalise(h @ R.T, epsilon) + b_w + b_r
+        from_x, from_h = normalise(product(x, W), epsilon), normalise(product(h, R), epsilon)
+        a = gain_x * from_x + gain_h * from_h + b_w + b_r
     if variant.gate_recurrence is not None:
-        a = a + np.pad(u @ variant.gate_recurrence.T, ((0, 0), (0, H)))
+        a = a + np.pad(product(u, variant.gate_recurrence), ((0, 0), (0, H)))
     a_i, a_o, a_f, a_c = np.split(a, 4, axis=1)
     p_i, p_o, p_f = (0.0, 0.0, 0.0) if peepholes is None else np.split(peepholes, 3)
     i, f, g = sigmoid(a_i + p_i * c), sigmoid(a_f + p_f * c), np.tanh(a_c)

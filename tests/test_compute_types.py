@@ -40,6 +40,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "lstm": {"cell": "lstm", "activations": ["Sigmoid", "Tanh", "Tanh"]},
     "lstm peepholes": {"cell": "lstm", "activations": ["Sigmoid", "Tanh", "Tanh"], "P": True},
     "lstm projection": {"cell": "lstm", "activations": ["Sigmoid", "Tanh", "Tanh"], "K": 11},
+    "lstm fed": {"cell": "lstm", "activations": ["Sigmoid", "Tanh", "Tanh"], "fed": True},
+    "lstm normed": {"cell": "lstm", "activations": ["Sigmoid", "Tanh", "Tanh"], "normed": True},
     "lstm other": {
         "cell": "lstm", "activations": ["HardSigmoid", "Softsign", "Relu"], "clip": 0.8,
         "coupled": 1,
@@ -61,7 +63,8 @@ def node_case(name: str, rng: np.random.Generator, D: int) -> tuple[ModelSpec, d
     """Return a spec of one Recurrent node over [T, N, I] and the arguments of its reference."""
     attrs = dict(CELLS[name])
     peepholes, K, H, I = attrs.pop("P", False), attrs.pop("K", None), 19, 13
-    G = SIZES[attrs["cell"]]
+    fed, normed = attrs.pop("fed", False), attrs.pop("normed", False)
+    G, C = SIZES[attrs["cell"]], H + 3 * H * fed
     count = len(attrs["activations"])
     alphas = [0.3 if a in ("HardSigmoid",) else 0.0 for a in attrs["activations"]]
     betas = [0.5 if a in ("HardSigmoid",) else 0.0 for a in attrs["activations"]]
@@ -82,9 +85,9 @@ def node_case(name: str, rng: np.random.Generator, D: int) -> tuple[ModelSpec, d
         "W": weights(D, G * H, I), "R": weights(D, G * H, size), "B": weights(D, 2 * G * H),
         "h": weights(D, 3, size) * 2,
     }  # fmt: skip
-    inputs = ["x", "W", "R", "B", "", "h", "", "", ""]
+    inputs = ["x", "W", "R", "B", "", "h", "", "", "", "", ""]
     if attrs["cell"] == "lstm":
-        tensors["c"] = weights(D, 3, H) * 2
+        tensors["c"] = weights(D, 3, C) * 2
         inputs[6] = "c"
     if peepholes:
         tensors["P"] = weights(D, 3 * H)
@@ -92,18 +95,25 @@ def node_case(name: str, rng: np.random.Generator, D: int) -> tuple[ModelSpec, d
     if K:
         tensors["projection"] = weights(D, K, H)
         inputs[8] = "projection"
+    if fed:
+        tensors["gate_recurrence"] = weights(D, 3 * H, 3 * H)
+        inputs[9] = "gate_recurrence"
+    if normed:
+        tensors["norm"] = weights(D, 10 * H)
+        inputs[10] = "norm"
     while not inputs[-1]:
         inputs.pop()
     outputs = ("y", "hn", "cn") if attrs["cell"] == "lstm" else ("y", "hn")
     ports = [Port("y", "float32", ("T", D, 3, size)), Port("hn", "float32", (D, 3, size))]
     if attrs["cell"] == "lstm":
-        ports.append(Port("cn", "float32", (D, 3, H)))
+        ports.append(Port("cn", "float32", (D, 3, C)))
     graph = Graph(
         [Port("x", "float32", ("T", 3, I))], ports,
         [Node("Recurrent", tuple(inputs), outputs, attrs, "layer")],
     )  # fmt: skip
     named = {"initial_h": tensors["h"], "initial_c": tensors.get("c"), "P": tensors.get("P"),
              "projection": tensors.get("projection"), "B": tensors["B"]}  # fmt: skip
+    named |= {key: tensors.get(key) for key in ("gate_recurrence", "norm")}
     keep = {k: v for k, v in named.items() if v is not None}
     return ModelSpec(graph, tensors), {**keep, **attrs}
 

@@ -73,7 +73,10 @@ struct LowBuffer {
   int64_t rows = 0, k = 0;
 
   int64_t stride() const { return prepared_stride(*low, low->depth(k)); }
-  int64_t bytes() const { return rows * stride() + (rows * int64_t{sizeof(float)} + 63) / 64 * 64; }
+  int64_t bytes() const {
+    if (low == nullptr) return 0;
+    return rows * stride() + (rows * int64_t{sizeof(float)} + 63) / 64 * 64;
+  }
   // Prepares `count` rows into memory at `to` and returns them.
   LowRows prepare(const float* from, int64_t ld, int64_t count, char* to) const;
 };

@@ -25,16 +25,22 @@ struct CellPhase {
   StepArgs step;          // what all steps share; where inputs and states lie is still to be said
 };
 
+// Weights of a product, in float32 or below; k = 0: none.
+struct ProductWeights {
+  int64_t k;
+  PackedMatrix floats;
+  LowMatrix low;
+};
+
 // The weights of an LSTM by rows (engine/lstm_row.h); f is empty unless gates feed gates.
 struct RowWeights {
-  PackedMatrix w, r, f;
-  const float *bias, *peephole, *norm;
+  ProductWeights w, r, f;
+  const float *bias = nullptr, *peephole = nullptr, *norm = nullptr;
 };
 
 struct CellDirection {
   std::vector<CellPhase> phases;
-  PackedMatrix projection;  // k = 0: none
-  LowMatrix low_projection;
+  ProductWeights projection;
   CellParams params;
   bool reverse;
   RowWeights by_rows;
@@ -77,7 +83,10 @@ struct RecurrentPlan {
   Slot sums, hats, squashed;  // [lanes][row_floats()] twice, [lanes,H]: of cells by rows
 
   // Below float32 every member of the team prepares rows for itself.
-  LowBuffer rows_x, rows_h, rows_hidden;
+  LowBuffer rows_x, rows_h, rows_hidden, rows_fed;
+  int64_t rows_bytes() const {
+    return rows_x.bytes() + rows_h.bytes() + rows_hidden.bytes() + rows_fed.bytes();
+  }
   int64_t member_bytes;
   Slot prepared;  // [threads][member_bytes]
 
@@ -152,6 +161,8 @@ struct RecurrentPlan {
   void multiply_inputs(const Sequence& s, const float* x, int64_t rows, float* z) const;
   void blend(const Sequence& s, const Moment& moment, float* y) const;
   void skip_or_take(const Sequence& s, const float* h, float* y, int64_t row) const;
+  void multiply_rows(const ProductWeights& b, GemmArgs args, const LowBuffer& buffer,
+                     char* rows) const;
   LstmRow row_of(const CellDirection& direction) const;
   Sequence sorted_sequence(const Frame& frame, int d) const;
   void run_sorted(const Frame& frame, int d) const;

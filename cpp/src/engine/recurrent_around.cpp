@@ -18,25 +18,6 @@ void zone(float share, const float* before, const float* given, int64_t n, float
   for (int64_t j = 0; j < n; ++j) to[j] = share * before[j] + (1.0f - share) * given[j];
 }
 
-// c = init + a * b for m rows of a; the columns of b are all there are.
-void multiply(const KernelTable& kernels, const float* a, int64_t lda, int64_t m,
-              const PackedMatrix& b, const float* init, int64_t ldi, float* c, int64_t ldc) {
-  GemmArgs args{};
-  args.m = m;
-  args.n = b.n;
-  args.k = b.k;
-  args.a = a;
-  args.lda = lda;
-  args.b = b.data;
-  args.block_stride = b.block_stride;
-  args.nv = b.nv;
-  args.init = init;
-  args.ldi = ldi;
-  args.c = c;
-  args.ldc = ldc;
-  kernels.gemm(args);
-}
-
 }  // namespace
 
 // One step of a direction: its cells, and what surrounds them.
@@ -121,12 +102,46 @@ LstmRow RecurrentPlan::row_of(const CellDirection& direction) const {
   return {kernels, H, direction.by_rows.peephole, direction.by_rows.norm, epsilon};
 }
 
+// c = init + a * b; args says all but b. `rows` is memory for prepared rows, of that buffer.
+void RecurrentPlan::multiply_rows(const ProductWeights& b, GemmArgs args, const LowBuffer& buffer,
+                                  char* rows) const {
+  if (low == nullptr) {
+    args.n = b.floats.n;
+    args.k = b.floats.k;
+    args.b = b.floats.data;
+    args.block_stride = b.floats.block_stride;
+    args.nv = b.floats.nv;
+    return kernels->gemm(args);
+  }
+  LowGemmArgs product{};
+  product.m = args.m;
+  product.n = b.low.n;
+  product.k = b.low.k;
+  product.terms = low->terms;
+  product.a = buffer.prepare(args.a, args.lda, args.m, rows);
+  product.b = b.low.data;
+  product.block_stride = b.low.block_stride;
+  product.nv = b.low.nv;
+  product.init = args.init;
+  product.ldi = args.ldi;
+  product.c = args.c;
+  product.ldc = args.ldc;
+  low->gemm(product);
+}
+
 // z [rows, 4H]: the share of the inputs in the sums of the gates, with the biases.
 void RecurrentPlan::multiply_inputs(const Sequence& s, const float* x_at, int64_t rows,
                                     float* z_at) const {
   const RowWeights& weights = s.direction->by_rows;
   const bool normed = weights.norm != nullptr;
-  multiply(*kernels, x_at, I, rows, weights.w, normed ? nullptr : weights.bias, 0, z_at, 4 * H);
+  GemmArgs args{};
+  args.m = rows;
+  args.a = x_at;
+  args.lda = I;
+  args.init = normed ? nullptr : weights.bias;
+  args.c = z_at;
+  args.ldc = 4 * H;
+  multiply_rows(weights.w, args, rows_x, member(s, Team()));
   if (!normed) return;
   const LstmRow row = row_of(*s.direction);
   for (int64_t r = 0; r < rows; ++r) row.normalise_inputs(weights.bias, s.hats, z_at + r * 4 * H);
@@ -143,16 +158,26 @@ void RecurrentPlan::compute_by_rows(const Sequence& s, const Moment& moment,
     const int64_t at = (moment.now - moment.first) * N + first;
     copy(s.sums, s.z + at * width, rows.count * width);
   }
-  const float* h_at = moment.h + first * K;
-  if (weights.norm == nullptr) {
-    multiply(*kernels, h_at, K, rows.count, weights.r, s.sums, width, s.sums, width);
-  } else {
-    multiply(*kernels, h_at, K, rows.count, weights.r, nullptr, 0, s.hats, width);
-    for (int64_t r = 0; r < rows.count; ++r) row.add_states(s.hats + r * width, s.sums + r * width);
+  const bool normed = weights.norm != nullptr;
+  char* memory = member(s, Team()) + rows_x.bytes();
+  GemmArgs args{};
+  args.m = rows.count;
+  args.a = moment.h + first * K;
+  args.lda = K;
+  args.init = normed ? nullptr : s.sums;
+  args.ldi = width;
+  args.c = normed ? s.hats : s.sums;
+  args.ldc = width;
+  multiply_rows(weights.r, args, rows_h, memory);
+  for (int64_t r = 0; normed && r < rows.count; ++r) {
+    row.add_states(s.hats + r * width, s.sums + r * width);
   }
   const int64_t fed = weights.f.k;
   if (fed > 0) {
-    multiply(*kernels, s.c + first * C + H, C, rows.count, weights.f, s.sums, width, s.sums, width);
+    args.a = s.c + first * C + H;
+    args.lda = C;
+    args.init = args.c = s.sums;
+    multiply_rows(weights.f, args, rows_fed, memory + rows_h.bytes() + rows_hidden.bytes());
   }
   float* outputs = projected ? s.hidden : rows.h_out;
   for (int64_t r = 0; r < rows.count; ++r) {

@@ -103,10 +103,10 @@ class RecurrentBuilder {
     r_ = weight(2, {p_->D, gates_ * p_->H, p_->K});
     if (b_.has(3)) bias_ = weight(3, {p_->D, 2 * gates_ * p_->H});
     if (b_.has(7)) peephole_ = weight(7, {p_->D, 3 * p_->H});
-    const int64_t width = p_->kernels->width;
-    p_->panels = (p_->H + width - 1) / width;
+    p_->panels = (p_->H + p_->kernels->width - 1) / p_->kernels->width;
     read_variant();
-    if (std::max({p_->I, p_->H, p_->K}) > kMostLowRows || p_->by_rows) p_->low = nullptr;
+    const int64_t fed = fed_ != nullptr ? 3 * p_->H : 0;
+    if (std::max({p_->I, p_->H, p_->K, fed}) > kMostLowRows) p_->low = nullptr;
     p_->x = x.slot;
   }
 
@@ -225,12 +225,20 @@ class RecurrentBuilder {
         .floats(key_of("kept", from, nullptr, {n}), n + p_->kernels->width, fill);
   }
 
+  // Weights [D, n, k] of direction d.
+  ProductWeights product_weights(size_t i, const float* from, int64_t k, int64_t n, int64_t d) {
+    if (p_->low == nullptr) return {k, b_.packed(i, k, n, 1, k, d * n * k), {}};
+    const float* weights = from + d * n * k;
+    const auto at = [=](int64_t row, int64_t column) { return weights + column * k + row; };
+    const std::string key = key_of("product", weights, nullptr, {k, n});
+    WeightStore& store = b_.store(b_.in(i));
+    return {k, {}, store.low_matrix(key, *p_->low, {k}, n, 4, p_->kernels->width, at)};
+  }
+
   RowWeights row_weights(int64_t d) {
     const int64_t H = p_->H, I = p_->I, K = p_->K, all = 4 * H, fed = 3 * H;
-    RowWeights found{};
-    found.w = b_.packed(1, I, all, 1, I, d * all * I);
-    found.r = b_.packed(2, K, all, 1, K, d * all * K);
-    if (fed_ != nullptr) found.f = b_.packed(9, fed, fed, 1, fed, d * fed * fed);
+    RowWeights found{product_weights(1, w_, I, all, d), product_weights(2, r_, K, all, d), {}};
+    if (fed_ != nullptr) found.f = product_weights(9, fed_, fed, fed, d);
     if (norm_ != nullptr) found.norm = kept(10, norm_ + d * 10 * H, 10 * H);
     if (peephole_ != nullptr) found.peephole = kept(7, peephole_ + d * 3 * H, 3 * H);
     const float* bias = bias_ == nullptr ? nullptr : bias_ + d * 2 * all;
@@ -251,16 +259,7 @@ class RecurrentBuilder {
       if (!p_->by_rows) direction.phases.push_back(phase(d, shape));
     }
     if (p_->skips) direction.skip = kept(11, skip_ + d * (p_->K + 1), p_->K + 1);
-    if (p_->projected && p_->low != nullptr) {
-      const int64_t H = p_->H, K = p_->K;
-      const float* weights = projection_ + d * K * H;
-      const auto at = [=](int64_t row, int64_t column) { return weights + column * H + row; };
-      direction.low_projection =
-          b_.store(b_.in(8)).low_matrix(key_of("projection", weights, nullptr, {H, K}), *p_->low,
-                                        {H}, K, 4, p_->kernels->width, at);
-    } else if (p_->projected) {
-      direction.projection = b_.packed(8, p_->H, p_->K, 1, p_->H, d * p_->K * p_->H);
-    }
+    if (p_->projected) direction.projection = product_weights(8, projection_, p_->H, p_->K, d);
     return direction;
   }
 
@@ -363,7 +362,8 @@ class RecurrentBuilder {
       p_->rows_x = {p_->low, std::max<int64_t>(p_->chunk_steps, 1) * N, p_->I};
       p_->rows_h = {p_->low, N, p_->K};
       p_->rows_hidden = {p_->low, N, p_->projected ? p_->H : 0};
-      p_->member_bytes = p_->rows_x.bytes() + p_->rows_h.bytes() + p_->rows_hidden.bytes();
+      p_->rows_fed = {p_->low, N, fed_ != nullptr ? 3 * p_->H : 0};
+      p_->member_bytes = p_->rows_bytes();
       if (p_->low->section > 0) p_->member_bytes += N * (gates_ + 1) * units;
       p_->prepared = b_.scratch((b_.threads() + lanes - 1) * p_->member_bytes);
     }

@@ -161,7 +161,7 @@ void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, const Tea
   const int64_t begin = team.begin(blocks, part), end = team.end(blocks, part);
   if (begin == end) return;
   if (low == nullptr) {
-    GemmArgs args = float_product(s.direction->projection, begin, end, width);
+    GemmArgs args = float_product(s.direction->projection.floats, begin, end, width);
     args.m = rows;
     args.a = s.hidden;
     args.lda = H;
@@ -170,7 +170,7 @@ void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, const Tea
     kernels->gemm(args);
     return;
   }
-  LowGemmArgs args = low_product(s.direction->low_projection, begin, end, width);
+  LowGemmArgs args = low_product(s.direction->projection.low, begin, end, width);
   args.m = rows;
   args.k = H;
   args.terms = low->terms;
