@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gruengine import reference_product
 from gruengine.errors import InvalidInputError
 from gruengine.reference_activations import ACTIVATIONS, SIGMOID, TANH, Activation, Array
 from gruengine.reference_checks import (
@@ -29,6 +28,7 @@ from gruengine.reference_checks import (
     shaped,
     state_size,
 )
+from gruengine.reference_product import product
 from gruengine.reference_variants import Stepper, Variant, lstm_row_stepper, surrounded, variant_of
 
 # -- cells ----------------------------------------------------------------------------------------
@@ -91,13 +91,7 @@ def rnn_step(
     clip : bound of the pre-activation, 0 for none.
     """
     b_w, b_r = np.split(b, 2)
-    return RnnStep(
-        f(
-            clamp(
-                reference_product.product(x, W) + b_w + reference_product.product(h, R) + b_r, clip
-            )
-        )
-    )
+    return RnnStep(f(clamp(product(x, W) + b_w + product(h, R) + b_r, clip)))
 
 
 def lstm_step(
@@ -139,9 +133,7 @@ def lstm_step(
     coupled : the forget gate is 1 - i and its weights are not used.
     """
     b_w, b_r = np.split(b, 2)
-    a_i, a_o, a_f, a_c = np.split(
-        reference_product.product(x, W) + b_w + reference_product.product(h, R) + b_r, 4, axis=1
-    )
+    a_i, a_o, a_f, a_c = np.split(product(x, W) + b_w + product(h, R) + b_r, 4, axis=1)
     p_i, p_o, p_f = (0.0, 0.0, 0.0) if peepholes is None else np.split(peepholes, 3)
     i = f(clamp(a_i + p_i * c, clip))
     forget = 1 - i if coupled else f(clamp(a_f + p_f * c, clip))
@@ -149,7 +141,7 @@ def lstm_step(
     c_new = forget * c + i * candidate
     o = f(clamp(a_o + p_o * c_new, clip))
     m = o * h_act(c_new)
-    h_new = m if projection is None else reference_product.product(m, projection)
+    h_new = m if projection is None else product(m, projection)
     return LstmStep(h_new, c_new, i, o, forget, candidate, m)
 
 
@@ -188,13 +180,13 @@ def gru_step(
     reset, update : as above.
     """
     b_w, b_r = np.split(b, 2)
-    w_z, w_r, w_n = np.split(reference_product.product(x, W) + b_w, 3, axis=1)
+    w_z, w_r, w_n = np.split(product(x, W) + b_w, 3, axis=1)
     R_z, R_r, R_n = np.split(R, 3)
     b_z, b_rr, b_n = np.split(b_r, 3)
-    z = f(clamp(w_z + reference_product.product(h, R_z) + b_z, clip))
-    r = f(clamp(w_r + reference_product.product(h, R_r) + b_rr, clip))
-    s = reference_product.product(h, R_n) + b_n if reset == "after" else h
-    recurrent_n = r * s if reset == "after" else reference_product.product(r * s, R_n) + b_n
+    z = f(clamp(w_z + product(h, R_z) + b_z, clip))
+    r = f(clamp(w_r + product(h, R_r) + b_rr, clip))
+    s = product(h, R_n) + b_n if reset == "after" else h
+    recurrent_n = r * s if reset == "after" else product(r * s, R_n) + b_n
     n = g(clamp(w_n + recurrent_n, clip))
     h_new = (1 - z) * n + z * h if update == "keep" else (1 - z) * h + z * n
     return GruStep(h_new, z, r, n, s)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from gruengine import reference_product
 from gruengine.quantise import expand_int4, quantise_int4, quantise_weights, round_bfloat16
 from gruengine.reference_activations import Array
+from gruengine.reference_product import made_by
 
 
 def quantise_rows(a: Array) -> tuple[Array, Array]:
@@ -56,9 +56,5 @@ def product(a: Array, W: Array, compute_type: str) -> Array:
 @contextmanager
 def products(compute_type: str) -> Iterator[None]:
     """Make the reference cells compute their products in ``compute_type`` inside the block."""
-    plain = reference_product.product
-    reference_product.product = lambda a, W: product(a, W, compute_type)
-    try:
+    with made_by(lambda a, W: product(a, W, compute_type)):
         yield
-    finally:
-        reference_product.product = plain

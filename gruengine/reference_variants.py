@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gruengine import reference_product
 from gruengine.reference_activations import Array, sigmoid
+from gruengine.reference_product import product
 
 # One step of one direction: x, h, c to the new h and c.
 Stepper = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -100,14 +100,13 @@ def lstm_row_step(
     b_w, b_r = np.split(b, 2)
     H = len(b_w) // 4
     c, u = c[:, :H], c[:, H : 4 * H]
-    product = reference_product.product
     if variant.norm is None:
         a = product(x, W) + product(h, R) + b_w + b_r
     else:
         gain_x, gain_h, gain_c, shift_c = np.split(variant.norm, [4 * H, 8 * H, 9 * H])
         epsilon = variant.epsilon
-        from_x, from_h = normalise(product(x, W), epsilon), normalise(product(h, R), epsilon)
-        a = gain_x * from_x + gain_h * from_h + b_w + b_r
+        a_x, a_h = normalise(product(x, W), epsilon), normalise(product(h, R), epsilon)
+        a = gain_x * a_x + gain_h * a_h + b_w + b_r
     if variant.gate_recurrence is not None:
         a = a + np.pad(product(u, variant.gate_recurrence), ((0, 0), (0, H)))
     a_i, a_o, a_f, a_c = np.split(a, 4, axis=1)
@@ -117,7 +116,7 @@ def lstm_row_step(
     o = sigmoid(a_o + p_o * c)
     out = c if variant.norm is None else gain_c * normalise(c, variant.epsilon) + shift_c
     m = o * np.tanh(out)
-    return LstmRowStep(m if projection is None else m @ projection.T, c, i, o, f, g, m)
+    return LstmRowStep(m if projection is None else product(m, projection), c, i, o, f, g, m)
 
 
 def lstm_row_stepper(

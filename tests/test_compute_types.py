@@ -273,6 +273,46 @@ def test_two_threads_give_the_bits_of_one(low: str, kind: str, rng: np.random.Ge
         assert same(by_steps(two.stream(N), x), one(x))
 
 
+def by_rows(bidirectional: bool, rng: np.random.Generator) -> gr.Sequential:
+    """Return LSTMs whose products are made row by row, of both kinds, with odd sizes."""
+    kinds: tuple[dict[str, Any], ...] = (
+        {"full_gates": True}, {"layer_norm": True, "projection": 27},
+    )  # fmt: skip
+    layers = [
+        gr.LSTM(41, return_sequences=True, bidirectional=bidirectional, **kind) for kind in kinds
+    ]
+    net = gr.Sequential(layers, 35)
+    net.set_parameters(
+        {
+            name: rng.normal(scale=1 / np.sqrt(value.shape[-1]), size=value.shape)
+            for name, value in net.parameters().items()
+        }
+    )
+    return net
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_cells_by_rows_are_one_number(
+    low: str, bidirectional: bool, rng: np.random.Generator
+) -> None:
+    net = by_rows(bidirectional, rng)
+    one, two = (net.compile(compute_type=low, num_threads=n) for n in (1, 2))
+    x = rng.normal(size=(7, 21, 35)).astype(np.float32)
+    whole = one(x)
+    assert not same(whole, net.compile()(x)), "the products were float32"
+    assert same(two(x), whole)
+    lengths = rng.integers(0, 22, 7)
+    for model in (one, two):
+        for row, length in enumerate(lengths):
+            assert same(model(x[row : row + 1]), whole[row : row + 1]), row
+            alone = one(x[row : row + 1, :length])
+            assert same(model.run(x, lengths=lengths)[0][row : row + 1, :length], alone), row
+        assert bool(model.streamable) != bidirectional
+        if model.streamable:
+            assert same(by_steps(model.stream(7), x), whole)
+            assert same(by_chunks(model.stream(7), x, rng, 9), whole)
+
+
 def test_int8_is_one_number_on_every_instruction_set(rng: np.random.Generator) -> None:
     """Integer sums are exact, so a product of int8 differs by one rounding at most."""
     W = rng.normal(size=(130, 70)).astype(np.float32)
@@ -299,8 +339,9 @@ def test_unknown_compute_types_are_refused() -> None:
             net.compile(compute_type=name)
 
 
-def test_packed_weights_are_smaller() -> None:
-    net = gr.Sequential([gr.LSTM(128)], 128)
+@pytest.mark.parametrize("kind", ["", "full_gates", "layer_norm"])
+def test_packed_weights_are_smaller(kind: str) -> None:
+    net = gr.Sequential([gr.LSTM(128, **({kind: True} if kind else {}))], 128)
     sizes = {t: net.compile(compute_type=t) for t in ("float32", *LOW)}
     x = np.zeros((1, 2, 128), np.float32)
     for model in sizes.values():
