@@ -101,7 +101,7 @@ def test_rows_of_long_products_are_the_rows_alone(
     rng = np.random.default_rng(5)
     model = deep(kind, inputs, units, rng).model()
     assert model.isa == isa
-    many = (2, 7, 13) if units > 2000 else (2, 3, 4, 6, 7, 13, 67)
+    many = (2, 7) if units > 2000 else (2, 3, 4, 6, 7, 13, 67)
     x = rng.normal(size=(max(many), 3, inputs)).astype(np.float32)
     alone = np.concatenate([by_steps(model.stream(1), x[i : i + 1]) for i in range(len(x))])
     for rows in many:
