@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ISAS
 from random_models import draw
-from test_one_number import big, by_chunks, by_steps, same
+from test_one_number import big, by_chunks, by_steps, same, scatter
 
 import gruengine as gr
 from gruengine import reference_low
@@ -282,12 +282,7 @@ def by_rows(bidirectional: bool, rng: np.random.Generator) -> gr.Sequential:
         gr.LSTM(41, return_sequences=True, bidirectional=bidirectional, **kind) for kind in kinds
     ]
     net = gr.Sequential(layers, 35)
-    net.set_parameters(
-        {
-            name: rng.normal(scale=1 / np.sqrt(value.shape[-1]), size=value.shape)
-            for name, value in net.parameters().items()
-        }
-    )
+    scatter(net, rng)
     return net
 
 

@@ -67,6 +67,16 @@ def test_a_row_of_a_batch_is_the_row_alone(isa: str, seed: int) -> None:
     assert same(model(np.ascontiguousarray(x[some])), whole[some])
 
 
+def scatter(net: gr.Sequential, rng: np.random.Generator) -> None:
+    """Give a model random parameters that keep its sums near one."""
+    net.set_parameters(
+        {
+            name: rng.normal(scale=1 / np.sqrt(value.shape[-1]), size=value.shape)
+            for name, value in net.parameters().items()
+        }
+    )
+
+
 def deep(kind: str, inputs: int, units: int, rng: np.random.Generator) -> gr.Sequential:
     """Return a layer whose products are so long that tiles of many rows take them in parts."""
     layers: dict[str, Any] = {
@@ -76,12 +86,7 @@ def deep(kind: str, inputs: int, units: int, rng: np.random.Generator) -> gr.Seq
         "rnn": gr.RNN(units, return_sequences=True),
     }
     net = gr.Sequential([layers[kind], gr.Dense(3)], inputs)
-    net.set_parameters(
-        {
-            name: rng.normal(scale=value.shape[-1] ** -0.5, size=value.shape)
-            for name, value in net.parameters().items()
-        }
-    )
+    scatter(net, rng)
     return net
 
 
@@ -142,12 +147,7 @@ def big(kind: str, rng: np.random.Generator) -> tuple[gr.Sequential, int]:
         "bidirectional": [gr.LSTM(211, bidirectional=True, return_sequences=True)],
     }
     net = gr.Sequential(layers[kind], 37)
-    net.set_parameters(
-        {
-            name: rng.normal(scale=1 / np.sqrt(value.shape[-1]), size=value.shape)
-            for name, value in net.parameters().items()
-        }
-    )
+    scatter(net, rng)
     return net, 37
 
 

@@ -25,9 +25,8 @@ struct CellPhase {
   StepArgs step;          // what all steps share; where inputs and states lie is still to be said
 };
 
-// Weights of a product, in float32 or below; k = 0: none.
+// Weights of a product: in float32, or in the compute type below it.
 struct ProductWeights {
-  int64_t k;
   PackedMatrix floats;
   LowMatrix low;
 };
@@ -61,6 +60,7 @@ struct RecurrentPlan {
   bool carried;    // initial states are read from, and final ones written to, the state block
   bool projected;  // K values are a product of the H cell outputs
   bool by_rows;    // engine/lstm_row.h; the phases are empty then
+  int64_t fed;     // gates that feed gates: 3 * H or 0
   float epsilon;
   float zoneout_h, zoneout_c;  // what is kept of h and the cell
   bool skips, blends;          // the state after a step is a blend of that before it and a new one
@@ -161,8 +161,8 @@ struct RecurrentPlan {
   void multiply_inputs(const Sequence& s, const float* x, int64_t rows, float* z) const;
   void blend(const Sequence& s, const Moment& moment, float* y) const;
   void skip_or_take(const Sequence& s, const float* h, float* y, int64_t row) const;
-  void multiply_rows(const ProductWeights& b, GemmArgs args, const LowBuffer& buffer,
-                     char* rows) const;
+  void multiply(const ProductWeights& b, int64_t begin, int64_t end, const GemmArgs& args,
+                const LowBuffer& buffer, char* memory) const;
   LstmRow row_of(const CellDirection& direction) const;
   Sequence sorted_sequence(const Frame& frame, int d) const;
   void run_sorted(const Frame& frame, int d) const;

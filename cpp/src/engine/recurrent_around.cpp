@@ -102,33 +102,6 @@ LstmRow RecurrentPlan::row_of(const CellDirection& direction) const {
   return {kernels, H, direction.by_rows.peephole, direction.by_rows.norm, epsilon};
 }
 
-// c = init + a * b; args says all but b. `rows` is memory for prepared rows, of that buffer.
-void RecurrentPlan::multiply_rows(const ProductWeights& b, GemmArgs args, const LowBuffer& buffer,
-                                  char* rows) const {
-  if (low == nullptr) {
-    args.n = b.floats.n;
-    args.k = b.floats.k;
-    args.b = b.floats.data;
-    args.block_stride = b.floats.block_stride;
-    args.nv = b.floats.nv;
-    return kernels->gemm(args);
-  }
-  LowGemmArgs product{};
-  product.m = args.m;
-  product.n = b.low.n;
-  product.k = b.low.k;
-  product.terms = low->terms;
-  product.a = buffer.prepare(args.a, args.lda, args.m, rows);
-  product.b = b.low.data;
-  product.block_stride = b.low.block_stride;
-  product.nv = b.low.nv;
-  product.init = args.init;
-  product.ldi = args.ldi;
-  product.c = args.c;
-  product.ldc = args.ldc;
-  low->gemm(product);
-}
-
 // z [rows, 4H]: the share of the inputs in the sums of the gates, with the biases.
 void RecurrentPlan::multiply_inputs(const Sequence& s, const float* x_at, int64_t rows,
                                     float* z_at) const {
@@ -141,7 +114,7 @@ void RecurrentPlan::multiply_inputs(const Sequence& s, const float* x_at, int64_
   args.init = normed ? nullptr : weights.bias;
   args.c = z_at;
   args.ldc = 4 * H;
-  multiply_rows(weights.w, args, rows_x, member(s, Team()));
+  multiply(weights.w, 0, panels, args, rows_x, member(s, Team()));
   if (!normed) return;
   const LstmRow row = row_of(*s.direction);
   for (int64_t r = 0; r < rows; ++r) row.normalise_inputs(weights.bias, s.hats, z_at + r * 4 * H);
@@ -168,16 +141,15 @@ void RecurrentPlan::compute_by_rows(const Sequence& s, const Moment& moment,
   args.ldi = width;
   args.c = normed ? s.hats : s.sums;
   args.ldc = width;
-  multiply_rows(weights.r, args, rows_h, memory);
+  multiply(weights.r, 0, panels, args, rows_h, memory);
   for (int64_t r = 0; normed && r < rows.count; ++r) {
     row.add_states(s.hats + r * width, s.sums + r * width);
   }
-  const int64_t fed = weights.f.k;
   if (fed > 0) {
     args.a = s.c + first * C + H;
     args.lda = C;
     args.init = args.c = s.sums;
-    multiply_rows(weights.f, args, rows_fed, memory + rows_h.bytes() + rows_hidden.bytes());
+    multiply(weights.f, 0, panels, args, rows_fed, memory + rows_h.bytes() + rows_hidden.bytes());
   }
   float* outputs = projected ? s.hidden : rows.h_out;
   for (int64_t r = 0; r < rows.count; ++r) {

@@ -105,8 +105,7 @@ class RecurrentBuilder {
     if (b_.has(7)) peephole_ = weight(7, {p_->D, 3 * p_->H});
     p_->panels = (p_->H + p_->kernels->width - 1) / p_->kernels->width;
     read_variant();
-    const int64_t fed = fed_ != nullptr ? 3 * p_->H : 0;
-    if (std::max({p_->I, p_->H, p_->K, fed}) > kMostLowRows) p_->low = nullptr;
+    if (std::max({p_->I, p_->H, p_->K, p_->fed}) > kMostLowRows) p_->low = nullptr;
     p_->x = x.slot;
   }
 
@@ -115,10 +114,11 @@ class RecurrentBuilder {
     const int64_t D = p_->D, H = p_->H, K = p_->K;
     p_->by_rows = b_.has(9) || b_.has(10);
     p_->skips = b_.has(11);
+    p_->fed = b_.has(9) ? 3 * H : 0;
     if (b_.has(9)) fed_ = weight(9, {D, 3 * H, 3 * H});
     if (b_.has(10)) norm_ = weight(10, {D, 10 * H});
     if (p_->skips) skip_ = weight(11, {D, K + 1});
-    p_->C = (p_->cell == Cell::kLstm ? H : 0) + (b_.has(9) ? 3 * H : 0) + (p_->skips ? 1 : 0);
+    p_->C = (p_->cell == Cell::kLstm ? H : 0) + p_->fed + (p_->skips ? 1 : 0);
     p_->epsilon = static_cast<float>(b_.attr("norm_epsilon", 1e-5));
     auto zoneout = b_.attr_floats("zoneout");
     zoneout.resize(2);  // zeros where there is none
@@ -227,18 +227,18 @@ class RecurrentBuilder {
 
   // Weights [D, n, k] of direction d.
   ProductWeights product_weights(size_t i, const float* from, int64_t k, int64_t n, int64_t d) {
-    if (p_->low == nullptr) return {k, b_.packed(i, k, n, 1, k, d * n * k), {}};
+    if (p_->low == nullptr) return {b_.packed(i, k, n, 1, k, d * n * k), {}};
     const float* weights = from + d * n * k;
     const auto at = [=](int64_t row, int64_t column) { return weights + column * k + row; };
     const std::string key = key_of("product", weights, nullptr, {k, n});
     WeightStore& store = b_.store(b_.in(i));
-    return {k, {}, store.low_matrix(key, *p_->low, {k}, n, 4, p_->kernels->width, at)};
+    return {{}, store.low_matrix(key, *p_->low, {k}, n, 4, p_->kernels->width, at)};
   }
 
   RowWeights row_weights(int64_t d) {
-    const int64_t H = p_->H, I = p_->I, K = p_->K, all = 4 * H, fed = 3 * H;
+    const int64_t H = p_->H, I = p_->I, K = p_->K, all = 4 * H;
     RowWeights found{product_weights(1, w_, I, all, d), product_weights(2, r_, K, all, d), {}};
-    if (fed_ != nullptr) found.f = product_weights(9, fed_, fed, fed, d);
+    if (fed_ != nullptr) found.f = product_weights(9, fed_, p_->fed, p_->fed, d);
     if (norm_ != nullptr) found.norm = kept(10, norm_ + d * 10 * H, 10 * H);
     if (peephole_ != nullptr) found.peephole = kept(7, peephole_ + d * 3 * H, 3 * H);
     const float* bias = bias_ == nullptr ? nullptr : bias_ + d * 2 * all;
@@ -362,7 +362,7 @@ class RecurrentBuilder {
       p_->rows_x = {p_->low, std::max<int64_t>(p_->chunk_steps, 1) * N, p_->I};
       p_->rows_h = {p_->low, N, p_->K};
       p_->rows_hidden = {p_->low, N, p_->projected ? p_->H : 0};
-      p_->rows_fed = {p_->low, N, fed_ != nullptr ? 3 * p_->H : 0};
+      p_->rows_fed = {p_->low, N, p_->fed};
       p_->member_bytes = p_->rows_bytes();
       if (p_->low->section > 0) p_->member_bytes += N * (gates_ + 1) * units;
       p_->prepared = b_.scratch((b_.threads() + lanes - 1) * p_->member_bytes);

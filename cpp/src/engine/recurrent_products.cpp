@@ -7,9 +7,9 @@
 namespace gruengine {
 namespace {
 
-GemmArgs float_product(const PackedMatrix& p, int64_t begin, int64_t end, int64_t width) {
+GemmArgs float_product(const PackedMatrix& p, int64_t begin, int64_t end, int64_t width,
+                       GemmArgs args = {}) {
   const int64_t block = p.nv * width;
-  GemmArgs args{};
   args.n = std::min(p.n, end * block) - begin * block;
   args.k = p.k;
   args.b = p.data + begin * p.block_stride;
@@ -152,33 +152,38 @@ void RecurrentPlan::step_sections(const CellPhase& phase, StepArgs& args, char* 
   }
 }
 
+// c = init + a * b for blocks [begin, end) of four vectors, or those that there are; args says all
+// but b, `memory` is for the prepared rows of a buffer.
+void RecurrentPlan::multiply(const ProductWeights& b, int64_t begin, int64_t end,
+                             const GemmArgs& args, const LowBuffer& buffer, char* memory) const {
+  const int64_t width = kernels->width;
+  if (low == nullptr) return kernels->gemm(float_product(b.floats, begin, end, width, args));
+  LowGemmArgs product = low_product(b.low, begin, end, width);
+  product.m = args.m;
+  product.terms = low->terms;
+  product.a = buffer.prepare(args.a, args.lda, args.m, memory);
+  product.init = args.init;
+  product.ldi = args.ldi;
+  product.c = args.c;
+  product.ldc = args.ldc;
+  low->gemm(product);
+}
+
 // y = hidden * projection for `rows` rows.
 void RecurrentPlan::project(const Sequence& s, int64_t rows, float* y, const Team& team,
                             int part) const {
-  const int64_t width = kernels->width;
-  const int64_t block = 4 * width;
+  const int64_t block = 4 * kernels->width;
   const int64_t blocks = (K + block - 1) / block;
   const int64_t begin = team.begin(blocks, part), end = team.end(blocks, part);
   if (begin == end) return;
-  if (low == nullptr) {
-    GemmArgs args = float_product(s.direction->projection.floats, begin, end, width);
-    args.m = rows;
-    args.a = s.hidden;
-    args.lda = H;
-    args.c = y + begin * block;
-    args.ldc = K;
-    kernels->gemm(args);
-    return;
-  }
-  LowGemmArgs args = low_product(s.direction->projection.low, begin, end, width);
+  GemmArgs args{};
   args.m = rows;
-  args.k = H;
-  args.terms = low->terms;
-  args.a =
-      rows_hidden.prepare(s.hidden, H, rows, member(s, team) + rows_x.bytes() + rows_h.bytes());
+  args.a = s.hidden;
+  args.lda = H;
   args.c = y + begin * block;
   args.ldc = K;
-  low->gemm(args);
+  char* memory = member(s, team) + rows_x.bytes() + rows_h.bytes();
+  multiply(s.direction->projection, begin, end, args, rows_hidden, memory);
 }
 
 char* RecurrentPlan::member(const Sequence& s, const Team& team) const {

@@ -73,13 +73,6 @@ struct Part {
   bool first, last;
   float* kept;    // [P][R] rows of sums, for what comes after the products of this part
   Coming coming;  // from the first k of the part on
-  // The k of it among those in [from, from + k).
-  int64_t first_of(int64_t from) const { return begin < from ? 0 : begin - from; }
-  int64_t count_of(int64_t from, int64_t k) const {
-    const int64_t to = end - from < k ? end - from : k;
-    const int64_t count = to - first_of(from);
-    return count < 0 ? 0 : count;
-  }
 };
 
 // Tiles that compute longer than their weights take to come from L3, so that more can come
@@ -136,7 +129,7 @@ constexpr int64_t kGroupBytes = 256 << 10;
 constexpr int64_t kPartBytes = 32 << 10;
 constexpr int64_t kMostRows = 64;
 
-// A tile without parts says that it has no k.
+// In which order blocks are taken, and how many k at once.
 struct Groups {
   int64_t begin, end;  // blocks
   bool backwards;
@@ -169,7 +162,7 @@ GRU_INLINE void run_groups(const Tile& tile, const Groups& groups, int64_t row, 
     const int blocks = static_cast<int>(groups.end - block < P ? groups.end - block : P);
     Part part = {0, 0, true, false, kept, {b.data, 0}};
     do {
-      part.end = cut && part.begin + groups.part < depth ? part.begin + groups.part : depth;
+      part.end = part.begin + groups.part < depth ? part.begin + groups.part : depth;
       part.last = part.end == depth;
       const bool more = !part.last || g + 1 < groups.count<P>();
       const int64_t length = part.end - part.begin;
@@ -189,7 +182,8 @@ GRU_INLINE void run_groups(const Tile& tile, const Groups& groups, int64_t row, 
   }
 }
 
-// All rows: at once, or not too many where the products of a group are cut into parts.
+// All rows: at once, or not too many where the products of a group are cut into parts. Tiles whose
+// products can't be cut say that they have no k.
 template <int P, int R, int NV, int Sums, class Tile>
 GRU_INLINE void run_rows(const Tile& tile, int64_t begin, int64_t end, int64_t rows,
                          bool backwards) {

@@ -151,14 +151,16 @@ struct StepTile {
       each<P, R>([&](int p, int r, int g, int64_t at) { sums[p][r][g] = load(part.kept + at); });
     }
     const float* w = args.w + panel * args.panel_stride + part.begin * (G * V);
-    const int64_t i = part.first_of(0), inputs = part.count_of(0, args.input);
-    add_products<P, R, G>(sums, {args.x + row * args.ldx + i, args.ldx}, {w, args.panel_stride},
+    // The k of x come first, those of h follow.
+    const int64_t of_x = part.begin < args.input ? part.begin : args.input;
+    const int64_t of_h = part.begin - of_x;
+    const int64_t inputs = (part.end < args.input ? part.end : args.input) - of_x;
+    const int64_t states = part.end - part.begin - inputs;
+    add_products<P, R, G>(sums, {args.x + row * args.ldx + of_x, args.ldx}, {w, args.panel_stride},
                           part.coming, inputs, [](int g) { return g; });
-    const int64_t j = part.first_of(args.input);
-    add_products<P, R, G>(sums, {args.h + row * args.ldh + j, args.ldh},
+    add_products<P, R, G>(sums, {args.h + row * args.ldh + of_h, args.ldh},
                           {w + inputs * (G * V), args.panel_stride}, part.coming.after(inputs),
-                          part.count_of(args.input, args.recurrent),
-                          [](int g) { return Cell::recurrent_chain(g); });
+                          states, [](int g) { return Cell::recurrent_chain(g); });
     if (R == 1 && standard) {
       GRU_UNROLL
       for (int p = 0; p < P; ++p) {
